@@ -1,0 +1,92 @@
+"""Container storage: layers, images and containers, shared with podman, buildah, skopeo and CRI-O.
+
+    import orlop
+
+    with orlop.open_store(graph_root="/tmp/demo/graph", run_root="/tmp/demo/run", driver="vfs") as store:
+        layer = store.layers.put(open("rootfs.tar.gz", "rb"), names=["base"])
+
+Names are looked up on first use (PEP 562): `import orlop` itself loads nothing, which is what lets a small
+command start about as quickly as the interpreter.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.drivers.api import Driver
+    from orlop.errors import (
+        Conflict,
+        Damaged,
+        LimitExceeded,
+        NotFound,
+        NotSupported,
+        ReadOnly,
+        StorageError,
+        Unsafe,
+    )
+    from orlop.model.changes import Change
+    from orlop.model.container import Container
+    from orlop.model.digest import Digest
+    from orlop.model.idmap import IDMap, IDMappings
+    from orlop.model.image import Image
+    from orlop.model.layer import Layer
+    from orlop.store.opening import open_store
+    from orlop.store.store import Store
+    from orlop.version import __version__
+
+_HOMES = {
+    "Change": "orlop.model.changes",
+    "Conflict": "orlop.errors",
+    "Container": "orlop.model.container",
+    "Damaged": "orlop.errors",
+    "Digest": "orlop.model.digest",
+    "Driver": "orlop.drivers.api",
+    "IDMap": "orlop.model.idmap",
+    "IDMappings": "orlop.model.idmap",
+    "Image": "orlop.model.image",
+    "Layer": "orlop.model.layer",
+    "LimitExceeded": "orlop.errors",
+    "NotFound": "orlop.errors",
+    "NotSupported": "orlop.errors",
+    "ReadOnly": "orlop.errors",
+    "StorageError": "orlop.errors",
+    "Store": "orlop.store.store",
+    "Unsafe": "orlop.errors",
+    "__version__": "orlop.version",
+    "open_store": "orlop.store.opening",
+}
+
+__all__ = [
+    "Change",
+    "Conflict",
+    "Container",
+    "Damaged",
+    "Digest",
+    "Driver",
+    "IDMap",
+    "IDMappings",
+    "Image",
+    "Layer",
+    "LimitExceeded",
+    "NotFound",
+    "NotSupported",
+    "ReadOnly",
+    "StorageError",
+    "Store",
+    "Unsafe",
+    "__version__",
+    "open_store",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'orlop' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

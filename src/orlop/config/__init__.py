@@ -1,0 +1,1 @@
+"""Files and environment become options here, once; nothing below reads either."""

@@ -1,0 +1,1 @@
+"""`orlop-storage`: the command line of `containers-storage`, to the byte. It decides nothing."""

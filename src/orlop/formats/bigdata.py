@@ -1,0 +1,38 @@
+"""From the key of a big-data item to its file name (`spec/records.md` 18.1).
+
+Existing stores are full of such files, so the rule is the peers' to the byte, odd corner included: the walk over
+the key consumes the first unusual character before it looks whether anything is left, and so a key whose only
+unusual character is its last one is taken as it is.
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+
+from orlop.errors import InvalidKey
+
+_PLAIN = frozenset(".0123456789abcdefghijklmnopqrstuvwxyz")
+_MAX_NAME_BYTES = 255
+
+
+def file_name(key: str) -> str:
+    """The file that holds the item `key`, a single path component.
+
+    Raises:
+        InvalidKey: the key is empty, or its file name would be another directory (`..`, `a/b`), or too long.
+    """
+    if not key:
+        raise InvalidKey("a big-data item needs a key; found the empty string", key=key)
+    position = next((i for i, c in enumerate(key) if c not in _PLAIN), None)
+    raw = key.encode("utf-8", "replace")
+    # What lies behind the last slash is dropped by the peers' path cleaning; a slash anywhere else is a path.
+    name = (
+        key if position is None or position == len(key) - 1 else "=" + b2a_base64(raw, newline=False).decode()
+    )
+    name = name.rstrip("/")
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
+        raise InvalidKey(
+            f"big-data key {key[:80]!r}: its file name {name[:80]!r} would not be one entry of a directory",
+            key=key,
+        )
+    return name

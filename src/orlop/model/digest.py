@@ -1,0 +1,70 @@
+"""Digests: `<algorithm>:<lower-case hex>` (`spec/records.md` section 3).
+
+Rule: only a digest that went through `Digest.parse` may become part of a path or be compared with content.
+"""
+
+from __future__ import annotations
+
+from orlop.errors import InvalidDigest
+
+HEX_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
+_HEX = frozenset("0123456789abcdef")
+_ALGORITHM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+._-")
+_ENCODED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=_-")
+
+MALFORMED = "invalid checksum digest format"
+WRONG_LENGTH = "invalid checksum digest length"
+UNSUPPORTED = "unsupported digest algorithm"
+
+
+class Digest(str):
+    """A digest as text. `Digest.parse` checks it; values read from records are taken as they are stored."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Check `text` and return it as a `Digest`.
+
+        Raises:
+            InvalidDigest: malformed, wrong length, or an algorithm that is not supported.
+        """
+        algorithm, colon, encoded = text.partition(":")
+        if not colon or not algorithm or not encoded:
+            raise _invalid(text, MALFORMED)
+        length = HEX_LENGTHS.get(algorithm)
+        if length is None:
+            if _ALGORITHM.issuperset(algorithm) and _ENCODED.issuperset(encoded):
+                raise _invalid(text, UNSUPPORTED)
+            raise _invalid(text, MALFORMED)
+        if not _ENCODED.issuperset(encoded):
+            raise _invalid(text, MALFORMED)
+        if len(encoded) != length:
+            raise _invalid(text, WRONG_LENGTH)
+        if not _HEX.issuperset(encoded):
+            raise _invalid(text, MALFORMED)
+        return cls(text)
+
+    @classmethod
+    def of(cls, data: bytes) -> Digest:
+        """The sha256 digest of `data`."""
+        from hashlib import sha256
+
+        return cls("sha256:" + sha256(data).hexdigest())
+
+    @property
+    def algorithm(self) -> str:
+        return self.partition(":")[0]
+
+    @property
+    def hex(self) -> str:
+        return self.partition(":")[2]
+
+
+def _invalid(text: str, peer: str) -> InvalidDigest:
+    shown = text if len(text) <= 160 else text[:157] + "..."
+    return InvalidDigest(
+        f"digest {shown!r}: wanted sha256:, sha384: or sha512: and that many hex digits ({peer})",
+        peer=peer,
+        digest=text,
+    )

@@ -1,0 +1,55 @@
+"""The record of an image (`spec/records.md` section 5)."""
+
+from __future__ import annotations
+
+from orlop.model.digest import Digest
+from orlop.model.ids import ImageID, LayerID
+from orlop.model.record import (
+    DIGEST,
+    DIGESTS,
+    FLAGS,
+    SIZES,
+    TEXT,
+    TEXTS,
+    TIME,
+    Record,
+    Shape,
+    stored,
+    text_of,
+)
+from orlop.model.timestamp import Timestamp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_LAYER_IDS = Shape(TEXTS.name, list, zero=(), read=lambda v: tuple(map(LayerID, v)), check=TEXTS.check)
+
+
+class Image(Record):
+    """An image as it was when it was looked up. Frozen; sizes are bytes."""
+
+    id: ImageID = stored("id", text_of(ImageID), always=True)
+    digest: Digest | None = stored("digest", DIGEST)
+    names: tuple[str, ...] = stored("names", TEXTS)
+    names_history: tuple[str, ...] = stored("names-history", TEXTS)
+    layer: LayerID | None = stored("layer", text_of(LayerID))
+    mapped_layers: tuple[LayerID, ...] = stored("mapped-layers", _LAYER_IDS)
+    metadata: str = stored("metadata", TEXT)
+    data_names: tuple[str, ...] = stored("big-data-names", TEXTS)
+    data_sizes: dict[str, int] = stored("big-data-sizes", SIZES)
+    data_digests: dict[str, Digest] = stored("big-data-digests", DIGESTS)
+    created: Timestamp = stored("created", TIME, always=True)
+    flags: dict[str, Any] = stored("flags", FLAGS)
+
+    # Not in the record.
+    read_only: bool = False
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """The image's own digest, then those of its manifests, each once (`spec/records.md` 18.4)."""
+        found = [self.digest] if self.digest else []
+        found += [
+            digest for key, digest in self.data_digests.items() if key.startswith("manifest") and digest
+        ]
+        return tuple(dict.fromkeys(found))

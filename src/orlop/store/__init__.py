@@ -1,0 +1,1 @@
+"""The use cases over tables and driver, and `Store`, the face of them. No environment, no printing."""

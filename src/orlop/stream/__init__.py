@@ -1,0 +1,1 @@
+"""The pieces of the byte pipeline: measure, decompress, parse, unpack, pack. No locks, no records."""

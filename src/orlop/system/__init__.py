@@ -1,0 +1,1 @@
+"""The one room that talks to the kernel: locks, files, mounts, rooted paths. It knows no layers."""
