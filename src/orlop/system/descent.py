@@ -1,0 +1,156 @@
+"""Where a walk stands beneath a root: a chain of open directories.
+
+A container may swap a directory for a symlink while its tree is walked (CVE-2018-15664). So no step here resolves
+a path: a directory is entered by one name in its open parent, never through a symlink, and left for the parent
+that was open before.
+
+A tree may be thousands of levels deep (promise A8), and a process may hold a thousand descriptors. So only the
+deepest directories of the chain stay open; one that was closed is reached again by `..` from its child, and must
+be the very directory it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from orlop.errors import UnsafePath
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+KEPT_OPEN = 64
+"""Directories above the current one that stay open. Two trees at once stay far below the usual limit of 1024."""
+
+GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE))
+"""What the kernel answers when a name that was listed is no more, or is another kind of thing now."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Descent:
+    """The open directories from a root down to the current one.
+
+    `fd` is the descriptor of the current directory and `status` what fstat said about it when it was opened. Both
+    belong to the descent and change with its steps.
+    """
+
+    __slots__ = ("_above", "_closed", "_names", "fd", "status")
+
+    def __init__(self, root: str) -> None:
+        """Open `root`, a path of our own: symlinks in it are followed."""
+        self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.status = os.fstat(self.fd)
+        self._above: list[tuple[int, os.stat_result]] = []
+        self._closed = 0  # so many at the beginning of `_above` have been closed again
+        self._names: list[bytes] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self._above[self._closed :]:
+            os.close(self._above.pop()[0])
+        self._above.clear()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def enter(self, name: bytes) -> None:
+        """Go into the directory `name` of the current one.
+
+        Raises OSError, and stays, if it cannot be opened; `GONE` holds the codes for "no such directory", among
+        them ENOTDIR for a symlink in its place.
+        """
+        fd = open_unnoticed(name, _DIRECTORY, self.fd)
+        self._above.append((self.fd, self.status))
+        self._names.append(name)
+        self.fd = fd
+        self.status = os.fstat(fd)
+        if len(self._above) - self._closed > KEPT_OPEN:
+            above, status = self._above[self._closed]
+            os.close(above)
+            self._above[self._closed] = (-1, status)
+            self._closed += 1
+
+    def leave(self) -> None:
+        """Go back to the parent.
+
+        Raises OSError (ESTALE), and stays, if it had to be opened again and `..` leads elsewhere: somebody moved
+        the current directory, perhaps to where this walk has no business.
+        """
+        fd, status = self._above[-1]
+        if fd < 0:
+            fd = open_unnoticed(b"..", _DIRECTORY, self.fd)
+            if not os.path.samestat(os.fstat(fd), status):
+                os.close(fd)
+                raise OSError(errno.ESTALE, "directory was moved while it was read", self._names[-1])
+            self._closed -= 1
+        os.close(self.fd)
+        self._above.pop()
+        self._names.pop()
+        self.fd, self.status = fd, status
+
+    def go(self, path: Sequence[bytes]) -> None:
+        """Go to the directory at `path`, the names from the root down to it (`names_of`).
+
+        Raises as `enter` and `leave` do; `depth` then says how many of the names were entered.
+        """
+        same = 0
+        for ours, wanted in zip(self._names, path, strict=False):
+            if ours != wanted:
+                break
+            same += 1
+        while len(self._names) > same:
+            self.leave()
+        for name in path[same:]:
+            self.enter(name)
+
+    @property
+    def depth(self) -> int:
+        """Directories between the root and the current one, which counts; 0 at the root."""
+        return len(self._names)
+
+    def entries(self) -> list[tuple[bytes, int, bool]]:
+        """(name, inode, is a directory) of what the current directory lists, sorted by the bytes of the names.
+
+        The inode is what the directory says: on a mount point it is that of the directory underneath.
+        """
+        with os.scandir(self.fd) as found:
+            return sorted([(os.fsencode(e.name), e.inode(), e.is_dir(follow_symlinks=False)) for e in found])
+
+
+def names_of(path: bytes) -> list[bytes]:
+    """The names along a path relative to a root; a slash at either end is ignored, `.` and the root are no names.
+
+    Raises UnsafePath for an empty, `.` or `..` component: `..` would lead out of the root by way of the kernel.
+    """
+    path = path.strip(b"/")
+    names = [] if path in (b"", b".") else path.split(b"/")
+    if not _NOT_NAMES.isdisjoint(names):
+        raise UnsafePath(f"{os.fsdecode(path)!r} is not a plain path below a root", path=path)
+    return names
+
+
+_NOT_NAMES = frozenset((b"", b".", b".."))
+
+
+def open_unnoticed(name: bytes, flags: int, dir_fd: int | None = None) -> int:
+    """Open without marking the file as accessed, where the kernel allows us that (the owner, or root).
+
+    What is looked at stays as it was, and a first export does not write an inode for every file that it reads.
+    """
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=dir_fd)
+    except PermissionError as error:
+        if error.errno != errno.EPERM:
+            raise
+    return os.open(name, flags, dir_fd=dir_fd)
