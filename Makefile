@@ -48,7 +48,7 @@ format: $(DEV)  ## put the source into its format, mend what can be mended
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-bench: $(RUN)  ## orlop beside containers-storage (N=repeats, ONLY=words that a row must contain)
+bench: $(RUN)  ## orlop beside containers-storage, half an hour (N=repeats, ONLY="words of the rows")
 	@$(BIN)/python bench/run.py $(if $(N),--repeats $(N)) $(if $(ONLY),--only "$(ONLY)")
 
 deep-%: $(DEV)  ## a long suite by name, for example deep-crash (N=amount)
