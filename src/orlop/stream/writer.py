@@ -128,8 +128,8 @@ def _extension(name: bytes, records: dict[bytes, bytes]) -> bytes:
     body = b"".join(_record(key, records[key]) for key in sorted(records))
     cut = name.rfind(b"/") + 1
     shown = _ascii(os.path.normpath(name[:cut] + b"PaxHeaders.0/" + name[cut:]))
-    header = Header(shown[:_NAME_MAX].rstrip(b"/"), PAX_HEADER, size=len(body))
-    return _block(entry, entry.name, b"", b"", devices=bytes(16)) + body + padding(len(body))
+    extension = Entry(shown[:_NAME_MAX].rstrip(b"/"), type=PAX_HEADER, size=len(body))
+    return _block(extension, extension.name, b"", b"", devices=bytes(16)) + body + padding(len(body))
 
 
 def _record(key: bytes, value: bytes) -> bytes:
