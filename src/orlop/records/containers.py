@@ -1,0 +1,45 @@
+"""The container table: a declaration (`spec/records.md` 6, 11.3)."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.model.container import Container
+from orlop.records.table import Table, TableFile
+from orlop.system.locks import LockFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.records.rows import Row
+
+STABLE, VOLATILE = 0, 1
+
+
+class ContainerTable(Table):
+    """Containers of one store. In a transient store, lock and volatile file lie in the run root."""
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        run_directory: str,
+        transient: bool = False,
+        durable: bool = True,
+        lock_timeout: float | None = None,
+    ) -> None:
+        moving = run_directory if transient else directory
+        super().__init__(
+            noun="container",
+            record=Container,
+            directory=directory,
+            table_files=(
+                TableFile(os.path.join(directory, "containers.json"), durable=durable),
+                TableFile(os.path.join(moving, "volatile-containers.json"), durable=False),
+            ),
+            locks=(LockFile.at(os.path.join(moving, "containers.lock")),),
+            second_key="layer",
+            lock_timeout=lock_timeout,
+        )
+
+    def value(self, row: Row) -> Container:
+        return Container(row.document)

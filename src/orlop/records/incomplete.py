@@ -1,0 +1,56 @@
+"""Making a layer, so that an unfinished one is never used (`spec/records.md` 14).
+
+    with creating(table, editor, document, home, undo) as row:
+        ...                     # the driver, the content, tar-split; everything durable at the end
+
+The record is on disk, flagged, before anything of the layer exists; the flag goes last. On an error the layer is
+deleted completely and the error goes on. After `kill -9` the next writer finds the flag and deletes the layer.
+"""
+
+from __future__ import annotations
+
+from orlop.records.layers import flag
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from orlop.model.record import Document
+    from orlop.records.layers import LayerTable
+    from orlop.records.rows import Row
+    from orlop.records.table import Editor
+    from orlop.records.trash import Trash
+
+
+class creating:
+    """See the module. `rubbish` takes what has to be deleted again after a failure."""
+
+    def __init__(
+        self, table: LayerTable, editor: Editor, document: Document, home: int, rubbish: Trash
+    ) -> None:
+        self._table = table
+        self._editor = editor
+        self._document = {**document, "flags": {**(document.get("flags") or {}), "incomplete": True}}
+        self._home = home
+        self._rubbish = rubbish
+        self._row: Row | None = None
+
+    def __enter__(self) -> Row:
+        self._row = self._editor.add(self._document, self._home)
+        self._editor.save()
+        return self._row
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        row = self._row
+        assert row is not None
+        if error is None:
+            flag(self._editor, row, incomplete=None)
+            self._editor.save()
+            return
+        try:
+            self._table.remove(self._editor, row, self._rubbish)
+        except BaseException as second:
+            # The first error is the one that matters; the record stays flagged for the next writer.
+            error.add_note(f"and the unfinished layer {row.id} could not be deleted: {second}")

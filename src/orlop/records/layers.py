@@ -1,0 +1,193 @@
+"""The layer table: three files, mounts beside it, and what a dead process left half made (`spec/records.md` 11, 15).
+
+The driver is a later room; what this table needs of it comes as two callables. `discard(id, trash)` moves what the
+driver has of a layer into the trash, `stored_ids()` lists the layers that the driver holds.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.errors import StorageError
+from orlop.model.layer import Layer
+from orlop.records import trash
+from orlop.records.mountpoints import Mountpoints
+from orlop.records.table import Editor, Table, TableFile, View
+from orlop.system.locks import LockFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orlop.records.rows import Row, Rows
+    from orlop.records.trash import Trash
+
+STABLE = 0
+
+
+class LayerTable(Table):
+    """Layers of one graph root. `image_store`: second root of a split store; `transient`: volatile files in the
+    run root; `run_directory` is None for additional stores, which have no mounts."""
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        run_directory: str | None,
+        image_directory: str | None = None,
+        transient: bool = False,
+        read_only: bool = False,
+        durable: bool = True,
+        lock_timeout: float | None = None,
+        discard: Callable[[str, Trash], None] | None = None,
+        stored_ids: Callable[[], list[str]] | None = None,
+        temp_roots: tuple[str, ...] = (),
+    ) -> None:
+        stable = [TableFile(os.path.join(directory, "layers.json"), durable=durable)]
+        locks = [LockFile.at(os.path.join(directory, "layers.lock"), read_only=read_only)]
+        self.image_home = STABLE
+        if image_directory is not None:
+            self.image_home = len(stable)
+            stable.append(TableFile(os.path.join(image_directory, "layers.json"), durable=durable))
+            locks.append(LockFile.at(os.path.join(image_directory, "layers.lock"), read_only=read_only))
+        volatile_directory = run_directory if transient and run_directory else directory
+        volatile = TableFile(os.path.join(volatile_directory, "volatile-layers.json"), durable=False)
+        self.volatile_home = len(stable)
+        super().__init__(
+            noun="layer",
+            record=Layer,
+            directory=directory,
+            table_files=(*stable, volatile),
+            locks=tuple(locks),
+            read_only=read_only,
+            watch_files=True,
+            lock_timeout=lock_timeout,
+        )
+        self.mounts: Mountpoints | None = None
+        if run_directory is not None and not read_only:
+            lock = LockFile.at(os.path.join(run_directory, "mountpoints.lock"))
+            self.mounts = Mountpoints(os.path.join(run_directory, "mountpoints.json"), lock, lock_timeout)
+        self.trash_root = os.path.join(directory, "tmp")
+        self._discard = discard
+        self._stored_ids = stored_ids
+        self._temp_roots = temp_roots
+        self._durable = durable
+
+    # --- places -----------------------------------------------------------------------------------------
+
+    def tar_split_path(self, id: str) -> str:
+        return os.path.join(self.directory, id + ".tar-split.gz")
+
+    def data_directory(self, id: str) -> str:
+        return os.path.join(self.directory, id)
+
+    def home_for(self, *, volatile: bool, writable: bool) -> int:
+        """The file that a new record goes to (`spec/records.md` 2)."""
+        if volatile:
+            return self.volatile_home
+        return STABLE if writable else self.image_home
+
+    def new_trash(self) -> Trash:
+        return trash.Trash(self.trash_root)
+
+    # --- values -----------------------------------------------------------------------------------------
+
+    def value(self, row: Row) -> Layer:
+        if self.mounts is None:
+            return Layer(row.document, read_only=self.read_only)
+        mount = self.mounts.of(row.id)
+        return Layer(row.document, mount_point=mount.path, mount_count=mount.count)
+
+    # --- removing ---------------------------------------------------------------------------------------
+
+    def remove(self, editor: Editor, row: Row, rubbish: Trash) -> None:
+        """Flag the layer, set everything of it aside, drop the record (`spec/records.md` 15.2).
+
+        Each step is on disk before the next. What was set aside is deleted by `rubbish.empty()`, once the locks
+        are released. If the driver cannot let go, the record stays, flagged, and the next load tries again.
+        """
+        if not is_incomplete(row):
+            flag(editor, row, incomplete=True)
+            editor.save()
+        if self._discard is not None:
+            self._discard(row.id, rubbish)
+        rubbish.set_aside(self.tar_split_path(row.id))
+        rubbish.set_aside(self.data_directory(row.id))
+        editor.remove(row)
+        editor.save()
+
+    # --- loading and saving -----------------------------------------------------------------------------
+
+    def _refresh(self, *, may_write: bool) -> None:
+        super()._refresh(may_write=may_write)
+        if self.mounts is not None:
+            self.mounts.refresh(self._rows)
+
+    def _load(self, *, may_write: bool) -> None:
+        if not self.read_only:
+            for root in (self.trash_root, *self._temp_roots):
+                trash.recover(root)
+        if self.mounts is not None:
+            self.mounts.forget()  # mounts are matched with rows, and the rows are new
+        super()._load(may_write=may_write)
+
+    def _around_save(self, write: Callable[[], None]) -> None:
+        if self.mounts is None:
+            write()
+        else:
+            self.mounts.saving(self._rows, write)
+
+    def _wants_repair(self, rows: Rows) -> bool:
+        return any(is_incomplete(row) for row in rows)
+
+    def _repair(self, editor: Editor) -> list[str]:
+        """Delete layers whose making or deletion never ended. One that resists stays and is named; others go on."""
+        resisting = []
+        rubbish = self.new_trash()
+        try:
+            for row in [row for row in editor.rows if is_incomplete(row)]:
+                try:
+                    self.remove(editor, row, rubbish)
+                except (StorageError, OSError) as error:
+                    resisting.append(f"layer {row.id} is incomplete and cannot be deleted: {error}")
+        finally:
+            rubbish.empty()
+        return resisting
+
+    def _doubts(self, rows: Rows) -> str | None:
+        """An empty or missing table beside layers with content is damage, not "no layers".
+
+        A peer that trusts it deletes all data at the next collection of garbage (P11).
+        """
+        if self.files[STABLE].found or self._stored_ids is None:
+            return None
+        try:
+            orphans = [id for id in self._stored_ids() if rows.by_id(id) is None]
+        except OSError:
+            return None
+        if not orphans:
+            return None
+        return (
+            f'"{self.files[STABLE].path}" is missing or empty, but the driver holds {len(orphans)} layers that no '
+            f"record names ({orphans[0][:24]}, ...): this is damage, and nothing is written or collected; "
+            "restore the file, or remove those layers, first"
+        )
+
+
+def is_incomplete(row: Row) -> bool:
+    """True while a layer is being made or deleted; only the boolean counts."""
+    flags = row.document.get("flags")
+    return flags is not None and flags.get("incomplete") is True
+
+
+def flag(editor: Editor, row: Row, **flags: object) -> None:
+    """Set flags of a layer record; a value of None takes the flag away."""
+    merged = {**(row.document.get("flags") or {}), **flags}
+    editor.change(row, {"flags": {key: value for key, value in merged.items() if value is not None}})
+
+
+def layer_of(view: View, row: Row) -> Layer:
+    """The value of a layer row, with its type."""
+    value = view.value(row)
+    assert isinstance(value, Layer)
+    return value

@@ -1,0 +1,141 @@
+"""Removal in two steps: set aside by rename under the lock, delete once it is free again (`spec/records.md` 15).
+
+A trash root holds pairs `lock-<n>` and `temp-dir-<n>`. Whoever holds the lock of a pair is still using it; a pair
+whose lock is free belongs to a dead process, and whoever finds it deletes it. Peers from 1.59 on do the same in the
+same directories, older ones never look there.
+
+Everything goes to the trash root of the layer table as long as it is on the same file system; only what a driver
+keeps on a mount of its own goes to the driver's own root. That one is removed as soon as it is empty: older peers
+take it for a layer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from orlop.system import files
+from orlop.system.ownlock import OwnedLock, own
+
+_LOCK = "lock-"
+_DIRECTORY = "temp-dir-"
+_ATTEMPTS = 1000
+
+
+class Trash:
+    """Things set aside by one operation. `set_aside` under the table's lock, `empty` after its release."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._bins: dict[str, _Bin] = {}
+
+    def set_aside(self, path: str, own_root: str | None = None) -> bool:
+        """Move a file or directory away; False if it does not exist.
+
+        `own_root` is used if `path` lies on another mount than the usual root.
+        """
+        try:
+            return self._bin(self._root).take(path)
+        except OSError as error:
+            if error.errno != errno.EXDEV or own_root is None:
+                raise
+        return self._bin(own_root).take(path)
+
+    def empty(self) -> None:
+        """Delete everything that was set aside. Every bin is tried; the first error is raised."""
+        first: BaseException | None = None
+        for bin in self._bins.values():
+            try:
+                bin.empty()
+            except BaseException as error:
+                if first is None:
+                    first = error
+                else:
+                    first.add_note(f"and: {error}")
+        self._bins.clear()
+        if first is not None:
+            raise first
+
+    def foreign_roots(self) -> list[str]:
+        """Roots in use besides the usual one, to be removed under the lock once they are empty."""
+        return [root for root in self._bins if root != self._root]
+
+    def _bin(self, root: str) -> _Bin:
+        if root not in self._bins:
+            self._bins[root] = _Bin(root)
+        return self._bins[root]
+
+
+class _Bin:
+    """One locked pair below a root, made when the first thing comes."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._lock: OwnedLock | None = None
+        self._directory = ""
+        self._taken = 0
+
+    def take(self, path: str) -> bool:
+        if not os.path.lexists(path):
+            return False
+        if self._lock is None:
+            self._open()
+        target = os.path.join(self._directory, f"{self._taken}-{os.path.basename(path)}")
+        self._taken += 1
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def empty(self) -> None:
+        if self._lock is not None:
+            files.remove_tree(self._directory, workers=2)
+            os.unlink(self._lock.path)
+            self._lock.close()
+            self._lock = None
+
+    def _open(self) -> None:
+        files.make_dirs(self._root)
+        for _ in range(_ATTEMPTS):
+            number = str(int.from_bytes(os.urandom(4), "little"))
+            lock = own(os.path.join(self._root, _LOCK + number), exclusive_create=True)
+            if lock is None:
+                continue
+            self._lock = lock
+            self._directory = os.path.join(self._root, _DIRECTORY + number)
+            os.mkdir(self._directory, 0o700)
+            return
+        raise OSError(errno.EAGAIN, f"no free lock name after {_ATTEMPTS} attempts", self._root)
+
+
+def recover(root: str) -> None:
+    """Delete what dead processes left below a trash root. Pairs in use are passed over.
+
+    All pairs are tried; the first error is raised at the end.
+    """
+    try:
+        found = os.listdir(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    numbers = {
+        name.removeprefix(prefix)
+        for name in found
+        for prefix in (_LOCK, _DIRECTORY)
+        if name.startswith(prefix)
+    }
+    first: OSError | None = None
+    for number in sorted(numbers):
+        try:
+            lock = own(os.path.join(root, _LOCK + number))
+            if lock is None:
+                continue
+            try:
+                files.remove_tree(os.path.join(root, _DIRECTORY + number))
+                os.unlink(lock.path)
+            finally:
+                lock.close()
+        except OSError as error:
+            first = first or error
+    if first is not None:
+        raise first

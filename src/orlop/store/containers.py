@@ -1,0 +1,303 @@
+"""Containers, for users of the store (`spec/records.md` 6, 19)."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.errors import ContainerUnknown, ImageUnknown, NotAContainer
+from orlop.model.container import Container
+from orlop.model.idmap import IDENTITY, IDMappings
+from orlop.model.timestamp import Timestamp
+from orlop.records import containers as homes
+from orlop.store import layering, sizes
+from orlop.store.collection import Collection
+from orlop.store.engine import READ, WRITE, emptied
+from orlop.store.layers import delete_layer
+from orlop.store.toplayer import pick_top_layer
+from orlop.system import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from orlop.records.rows import Row
+    from orlop.records.table import View
+    from orlop.records.trash import Trash
+    from orlop.store.engine import Engine, Tables
+
+
+class Containers(Collection[Container]):
+    """`store.containers`. A container is also found by the id of its layer."""
+
+    noun = "container"
+    _unknown = ContainerUnknown
+
+    def _opening(self, mode: str) -> Tables:
+        return self._engine.open(containers=mode)
+
+    def _views(self, tables: Tables) -> tuple[View, ...]:
+        return (tables.containers,)
+
+    # --- making -------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        *,
+        image: str | None = None,
+        id: str | None = None,
+        names: Iterable[str] = (),
+        layer: str | None = None,
+        metadata: str = "",
+        volatile: bool = False,
+        mappings: IDMappings = IDENTITY,
+        host_uids: bool = False,
+        host_gids: bool = False,
+        process_label: str = "",
+        mount_label: str = "",
+        mount_options: Iterable[str] = (),
+        storage_opt: Mapping[str, str] | None = None,
+        data: Mapping[str, bytes] | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> Container:
+        """Make a container: a record, and a layer of its own on top of an image's. All or nothing.
+
+        Args:
+            image: by id, name or prefix; None for a container without an image.
+            id, layer: ids of the container and of its layer; random if not given.
+            names: unused names.
+            metadata: the caller's own text.
+            volatile: recorded without sync, mounted without sync where the driver can; lost in a crash.
+            mappings, host_uids, host_gids: id maps, or none; the image's if not given.
+            process_label, mount_label: SELinux labels; both or neither.
+            mount_options: options of each later mount.
+            storage_opt: options for the driver, such as a size.
+            data: big-data items to store with it.
+            flags: kept in the record for other programs.
+
+        Raises:
+            ImageUnknown, LayerUnknown, DuplicateID, DuplicateName, UnsafeID, InvalidMappings.
+        """
+        engine = self._engine
+        names = tuple(dict.fromkeys(names))
+        if bool(process_label) != bool(mount_label):
+            raise ValueError(
+                "wanted both SELinux labels or neither; found "
+                f"process_label={process_label!r}, mount_label={mount_label!r}"
+            )
+        mappings = IDMappings(() if host_uids else mappings.uids, () if host_gids else mappings.gids)
+        mappings.check_overlaps()
+        volatile = volatile or engine.options.transient
+        record_flags: dict[str, Any] = {
+            **(flags or {}),
+            "ProcessLabel": process_label,
+            "MountLabel": mount_label,
+        }
+        options = list(mount_options)
+        if options:
+            record_flags["MountOpts"] = options
+        if volatile:
+            record_flags["Volatile"] = True
+        wanted = _Wanted(image, id, names, layer, metadata, volatile, mappings, host_uids, host_gids)
+        with _userns_lock(engine, mappings), emptied(engine) as rubbish:
+            with engine.open(layers=WRITE, images=WRITE if image else None) as tables:
+                return self._create(tables, rubbish, wanted, record_flags, storage_opt, data or {})
+
+    def _create(
+        self,
+        tables: Tables,
+        rubbish: Trash,
+        wanted: _Wanted,
+        record_flags: dict[str, Any],
+        storage_opt: Mapping[str, str] | None,
+        data: Mapping[str, bytes],
+    ) -> Container:
+        engine = self._engine
+        image = base = None
+        if wanted.image:
+            found = tables.find_image(wanted.image)
+            if found is None:
+                raise ImageUnknown(
+                    f"no image has the id, name or unique prefix {wanted.image!r}",
+                    peer=f'locating image with ID "{wanted.image}": {ImageUnknown.peer}',
+                    ref=wanted.image,
+                )
+            image = found[1]
+            base = pick_top_layer(
+                engine, tables, rubbish, found, wanted.mappings, wanted.host_uids, wanted.host_gids
+            )
+            inherited = layering.mappings_of(base)
+        else:
+            inherited = engine.options.mappings
+        draft = layering.Draft(
+            id=wanted.layer,
+            parent=base,
+            label=record_flags["MountLabel"],
+            writable=True,
+            mappings=layering.effective_mappings(
+                engine, wanted.mappings, inherited, host_uids=wanted.host_uids, host_gids=wanted.host_gids
+            ),
+            volatile=wanted.volatile,
+            storage_opt=storage_opt,
+        )
+        # What can be refused without a layer is refused before one is copied; the table is looked at again below.
+        with engine.open(containers=READ) as early:
+            layering.check_free(early.containers, wanted.id, wanted.names)
+        made, _ = layering.make_layer(engine, tables, rubbish, draft)
+        try:
+            return self._record(wanted, image, made.id, record_flags, data)
+        except BaseException as error:
+            try:
+                engine.layers.remove(tables.layers, layering.require_layer(tables, made.id), rubbish)
+            except BaseException as second:
+                error.add_note(f"and the layer {made.id} made for it could not be deleted: {second}")
+            raise
+
+    def _record(
+        self,
+        wanted: _Wanted,
+        image: Row | None,
+        layer_id: str,
+        record_flags: dict[str, Any],
+        data: Mapping[str, bytes],
+    ) -> Container:
+        engine = self._engine
+        with engine.open(containers=WRITE) as tables:
+            editor = tables.containers
+            layering.check_free(editor, wanted.id, wanted.names)
+            row = editor.add(
+                {
+                    "id": wanted.id or layering.new_id(editor),
+                    "names": list(wanted.names),
+                    "image": image.id if image else "",
+                    "layer": layer_id,
+                    "metadata": wanted.metadata,
+                    "created": str(Timestamp.now()),
+                    "uidmap": layering.maps_document(wanted.mappings.uids),
+                    "gidmap": layering.maps_document(wanted.mappings.gids),
+                    "flags": record_flags,
+                },
+                homes.VOLATILE if wanted.volatile else homes.STABLE,
+            )
+            editor.save()
+            try:
+                items = engine.items(editor.table, volatile=wanted.volatile)
+                for key, value in data.items():
+                    items.store(editor, row, key, value)
+            except BaseException:
+                editor.remove(row)
+                editor.save()
+                files.remove_tree(os.path.join(editor.table.directory, row.id))
+                raise
+            return self._value(editor, row)
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    def by_layer(self, ref: str) -> Container:
+        """The container whose layer this is.
+
+        Raises:
+            LayerUnknown: no such layer. ContainerUnknown: no container has it.
+        """
+        with self._engine.open(layers=READ, containers=READ) as tables:
+            id = tables.layer(ref)[1].id
+            for row in tables.containers.rows.holding("layer", id):
+                return self._value(tables.containers, row)
+        raise ContainerUnknown(f"layer {id} is no container's layer", ref=ref)
+
+    def size(self, ref: str) -> int:
+        """Bytes that the container adds to its image: layer, data, directories (`spec/records.md` 22)."""
+        return sizes.container_size(self._engine, self, ref)
+
+    def directory(self, ref: str) -> str:
+        """A directory for the caller's own files, deleted with the container."""
+        return self._directory(ref, run=False)
+
+    def run_directory(self, ref: str) -> str:
+        """A directory for the caller's own files, gone with the next boot."""
+        return self._directory(ref, run=True)
+
+    def _directory(self, ref: str, *, run: bool) -> str:
+        path = os.path.join(self._engine.place("containers", run=run), self[ref].id, "userdata")
+        files.make_dirs(path)
+        return path
+
+    # --- deleting -----------------------------------------------------------------------------------------
+
+    def delete(self, ref: str) -> None:
+        """Delete a container, its layer, its data and its directories.
+
+        Raises:
+            NotAContainer.
+        """
+        engine = self._engine
+        with (
+            emptied(engine) as rubbish,
+            engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
+        ):
+            row = tables.containers.find(ref)
+            if row is None:
+                raise NotAContainer(f"no container has the id, name or unique prefix {ref!r}", ref=ref)
+            layer = tables.layers.rows.by_id(row.document.get("layer") or "")
+            if layer is not None:
+                delete_layer(engine, tables, layer, rubbish)
+            remove_record(engine, tables, row, rubbish)
+
+
+class _Wanted:
+    """The arguments of `create` that its steps share."""
+
+    __slots__ = (
+        "host_gids",
+        "host_uids",
+        "id",
+        "image",
+        "layer",
+        "mappings",
+        "metadata",
+        "names",
+        "volatile",
+    )
+
+    def __init__(
+        self,
+        image: str | None,
+        id: str | None,
+        names: tuple[str, ...],
+        layer: str | None,
+        metadata: str,
+        volatile: bool,
+        mappings: IDMappings,
+        host_uids: bool,
+        host_gids: bool,
+    ) -> None:
+        self.image = image
+        self.id = id
+        self.names = names
+        self.layer = layer
+        self.metadata = metadata
+        self.volatile = volatile
+        self.mappings = mappings
+        self.host_uids = host_uids
+        self.host_gids = host_gids
+
+
+def remove_record(engine: Engine, tables: Tables, row: Row, rubbish: Trash) -> None:
+    """Take a container's record away, its directories before it (`spec/records.md` 19.3)."""
+    rubbish.set_aside(os.path.join(engine.place("containers"), row.id))
+    files.remove_tree(os.path.join(engine.place("containers", run=True), row.id))
+    tables.containers.remove(row)
+    tables.containers.save()
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *args: object) -> None:
+        return
+
+
+def _userns_lock(engine: Engine, mappings: IDMappings) -> Any:
+    """Ranges of ids are given out under a lock of their own; explicit maps take it too (`spec/locking.md` 8)."""
+    return engine.userns_lock.writing(timeout=engine.options.lock_timeout) if mappings else _Nothing()

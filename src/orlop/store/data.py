@@ -1,0 +1,190 @@
+"""Big data of one record as a mapping (`spec/records.md` 18).
+
+data = store.images.data("example.org/base:1")
+data["manifest"] = b"..."
+data.digest("manifest"), data.size("manifest"), list(data)
+"""
+
+from __future__ import annotations
+
+from orlop.errors import DataUnknown, DigestUnknown, InvalidKey, SizeUnknown
+from orlop.model.digest import Digest
+from orlop.store.engine import READ, WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, BinaryIO
+
+    from orlop.records.rows import Row
+    from orlop.records.table import View
+    from orlop.store.collection import Collection
+    from orlop.store.engine import Tables
+
+
+class Data:
+    """Named items of one layer, image or container. Keys are any text but the empty one; values are bytes."""
+
+    def __init__(self, collection: Collection[Any], id: str) -> None:
+        self._collection = collection
+        self._engine = collection._engine
+        self.id = id
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys, in the order in which they were first set."""
+        return iter(self.keys())
+
+    def keys(self) -> tuple[str, ...]:
+        with self._collection._opening(READ) as tables:
+            _, row = self._record(tables)
+            return tuple(row.document.get("big-data-names") or ())
+
+    def items(self) -> list[tuple[str, bytes]]:
+        return [(key, self[key]) for key in self.keys()]
+
+    def values(self) -> list[bytes]:
+        return [self[key] for key in self.keys()]
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __getitem__(self, key: str) -> bytes:
+        """The whole item.
+
+        Raises:
+            DataUnknown: there is no item of that key.
+        """
+        with self.open(key) as file:
+            return file.read()
+
+    def get(self, key: str, default: bytes | None = None) -> bytes | None:
+        try:
+            return self[key]
+        except DataUnknown:
+            return default
+
+    def open(self, key: str) -> BinaryIO:
+        """The item as a readable file, to be closed; a later replacement does not change what it reads.
+
+        Raises:
+            DataUnknown: there is no item of that key.
+            InvalidKey: the empty key, for a container.
+        """
+        noun = self._collection.noun
+        if not key and noun == "container":
+            raise InvalidKey("a container's big-data item needs a key", key=key, kind=noun, action="get")
+        missing: OSError | None = None
+        with self._collection._opening(READ) as tables:
+            for view in self._collection._views(tables):
+                row = view.rows.by_id(self.id)
+                if row is None:
+                    continue
+                try:
+                    return self._engine.items(view.table).open(row.id, key)
+                except (FileNotFoundError, NotADirectoryError) as error:
+                    missing = error
+                except InvalidKey:
+                    continue
+        raise DataUnknown(
+            f'{noun} "{self.id}" has no data item {key!r}',
+            kind=noun,
+            key=key,
+            id=self.id,
+            path=getattr(missing, "filename", None),
+        )
+
+    def size(self, key: str) -> int:
+        """Bytes of the item, as recorded, else as found.
+
+        Raises:
+            SizeUnknown: there is no item of that key.
+        """
+        recorded = self._recorded("big-data-sizes", key, "size")
+        if recorded is not None:
+            return int(recorded)
+        try:
+            return len(self[key])
+        except DataUnknown:
+            raise SizeUnknown(
+                f'{self._collection.noun} "{self.id}" has no data item {key!r}', key=key, id=self.id
+            ) from None
+
+    def digest(self, key: str) -> Digest:
+        """The digest of the item, as recorded; for containers computed where it is not.
+
+        Raises:
+            DigestUnknown: no item of that key, or none recorded.
+        """
+        recorded = self._recorded("big-data-digests", key, "digest")
+        noun = self._collection.noun
+        if recorded:
+            try:
+                return Digest.parse(recorded)
+            except ValueError:
+                pass
+        elif noun == "container":
+            try:
+                return Digest.of(self[key])
+            except DataUnknown:
+                pass
+        raise DigestUnknown(f'no digest of data item {key!r} of {noun} "{self.id}"', key=key, id=self.id)
+
+    # --- changing -----------------------------------------------------------------------------------------
+
+    def __setitem__(self, key: str, data: bytes) -> None:
+        self.put(key, data)
+
+    def put(self, key: str, data: bytes | BinaryIO, *, digest: str | None = None) -> None:
+        """Replace an item; on return it is on disk.
+
+        Args:
+            key: any text but the empty one.
+            data: bytes; for layers also a readable file.
+            digest: for manifests whose digest is not the sha256 of their bytes (signed schema 1).
+
+        Raises:
+            InvalidKey: empty, or a key that no file can have.
+            LayerUnknown, ImageUnknown, ContainerUnknown: the record is gone, or lives in an additional store.
+        """
+        collection = self._collection
+        noun = collection.noun
+        if not key:
+            raise InvalidKey(f"a data item of a {noun} needs a key", key=key, kind=noun, action="set")
+        if noun != "layer" and not isinstance(data, bytes):
+            data = bytes(data) if isinstance(data, bytearray | memoryview) else data.read()
+        if digest is not None:
+            Digest.parse(digest)
+        with collection._opening(WRITE) as tables:
+            found = collection._changing(tables, self.id)
+            if found is None:
+                raise collection._not_known(self.id)
+            editor, row = found
+            volatile = row.home != 0 and not editor.table.files[row.home].durable
+            self._engine.items(editor.table, volatile=volatile).store(editor, row, key, data, digest)
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _record(self, tables: Tables) -> tuple[View, Row]:
+        found = self._collection._find(tables, self.id)
+        if found is None:
+            raise self._collection._not_known(self.id)
+        return found
+
+    def _recorded(self, member: str, key: str, action: str) -> Any:
+        noun = self._collection.noun
+        if not key and noun == "container":
+            raise InvalidKey("a container's big-data item needs a key", key=key, kind=noun, action=action)
+        with self._collection._opening(READ) as tables:
+            for view in self._collection._views(tables):
+                row = view.rows.by_id(self.id)
+                if row is not None and key in (row.document.get(member) or ()):
+                    return row.document[member][key]
+        return None
+
+    def __repr__(self) -> str:
+        return f"<data of {self._collection.noun} {self.id}>"

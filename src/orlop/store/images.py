@@ -1,0 +1,240 @@
+"""Images, for users of the store (`spec/records.md` 5, 17, 18.4, 20.2)."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.errors import ImageUnknown, ImageUsedByContainer, NotAnImage
+from orlop.model.digest import Digest
+from orlop.model.ids import LayerID
+from orlop.model.image import Image
+from orlop.model.timestamp import Timestamp
+from orlop.store import layering, sizes
+from orlop.store.collection import Collection
+from orlop.store.engine import READ, WRITE, emptied
+from orlop.store.layers import delete_layer
+from orlop.system import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from orlop.records.rows import Row
+    from orlop.records.table import View
+    from orlop.store.engine import Tables
+
+
+class Images(Collection[Image]):
+    """`store.images`."""
+
+    noun = "image"
+    _unknown = ImageUnknown
+
+    def _opening(self, mode: str) -> Tables:
+        return self._engine.open(images=mode, additional=mode == READ)
+
+    def _views(self, tables: Tables) -> tuple[View, ...]:
+        return (tables.images, *tables.other_images)
+
+    def _find(self, tables: Tables, ref: str) -> tuple[View, Row] | None:
+        return tables.find_image(ref)
+
+    def _history(self, row: Row, names: list[str]) -> dict[str, object]:
+        # Each name goes to the front in turn, so the last of the list ends up first (`spec/records.md` 10).
+        history = [*reversed(names), *(row.document.get("names-history") or [])]
+        return {"names-history": list(dict.fromkeys(history))}
+
+    # --- making -------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        *,
+        id: str | None = None,
+        names: Iterable[str] = (),
+        layer: str | None = None,
+        metadata: str = "",
+        digest: str | None = None,
+        created: str | None = None,
+        names_history: Iterable[str] = (),
+        data: Mapping[str, bytes] | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> Image:
+        """Make an image: a record that names a top layer, with data of its own. All or nothing.
+
+        Args:
+            id: 64 random hex digits if not given.
+            names: unused names.
+            layer: the top layer by id, name or prefix; None for an image without layers.
+            metadata: the caller's own text.
+            digest: a digest to find the image by, besides those of its manifests.
+            created: RFC 3339; now if not given.
+            data: big-data items, e.g. the manifest and the configuration (under its digest as the key).
+            flags: kept in the record for other programs.
+
+        Raises:
+            LayerUnknown, DuplicateID, DuplicateName, UnsafeID, InvalidDigest, InvalidKey.
+        """
+        engine = self._engine
+        names = tuple(dict.fromkeys(names))
+        moment = _moment(created)
+        if digest is not None:
+            Digest.parse(digest)
+        with engine.open(layers=READ if layer else None, images=WRITE) as tables:
+            top = tables.layer(layer)[1].id if layer else ""
+            editor = tables.images
+            layering.check_free(editor, id, names)
+            document = {
+                "id": id or layering.new_id(editor),
+                "digest": digest or "",
+                "names": list(names),
+                "names-history": list(dict.fromkeys(names_history)),
+                "layer": top,
+                "metadata": metadata,
+                "created": moment,
+                "flags": dict(flags or {}),
+            }
+            row = editor.add(document)
+            try:
+                editor.save()
+                items = engine.items(editor.table)
+                for key, value in (data or {}).items():
+                    items.store(editor, row, key, value)
+            except BaseException as error:
+                _undo(self, tables, row, error)
+                raise
+            return self._value(editor, row)
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    def by_digest(self, digest: str) -> list[Image]:
+        """The images found by a digest: their own, or that of one of their manifests. May be empty."""
+        return [image for image in self._all() if digest in image.digests]
+
+    def by_top_layer(self, ref: str) -> list[Image]:
+        """The images whose top layer, or one of its mapped copies, is this layer. May be empty.
+
+        Raises:
+            LayerUnknown.
+        """
+        with self._engine.open(layers=READ, images=READ) as tables:
+            id = tables.layer(ref)[1].id
+            return [
+                self._value(view, row)
+                for view in self._views(tables)
+                for row in view.rows
+                if row.document.get("layer") == id or id in (row.document.get("mapped-layers") or ())
+            ]
+
+    def size(self, ref: str) -> int:
+        """Bytes of the image: its layers, each once, and its data (`spec/records.md` 22).
+
+        Raises:
+            ImageUnknown; LayerUnknown if a layer of the chain is missing.
+        """
+        return sizes.image_size(self._engine, self, ref)
+
+    def directory(self, ref: str) -> str:
+        """A directory for the caller's own files, deleted with the image."""
+        return self._directory(ref, run=False)
+
+    def run_directory(self, ref: str) -> str:
+        """A directory for the caller's own files, gone with the next boot."""
+        return self._directory(ref, run=True)
+
+    def _directory(self, ref: str, *, run: bool) -> str:
+        path = os.path.join(self._engine.place("images", run=run), self[ref].id, "userdata")
+        files.make_dirs(path)
+        return path
+
+    # --- deleting -----------------------------------------------------------------------------------------
+
+    def delete(self, ref: str, *, dry_run: bool = False) -> tuple[LayerID, ...]:
+        """Delete an image and the layers that nothing else needs; the ids of those layers, top first.
+
+        `dry_run` says what would go, and changes nothing.
+
+        Raises:
+            NotAnImage: unknown in this store.
+            ImageUsedByContainer.
+        """
+        engine = self._engine
+        with (
+            emptied(engine) as rubbish,
+            engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
+        ):
+            row = tables.images.find(ref)
+            if row is None:
+                raise NotAnImage(f"no image of this store has the id, name or unique prefix {ref!r}", ref=ref)
+            for container in tables.containers.rows.holding("image", row.id):
+                raise ImageUsedByContainer(
+                    f'image "{row.id}" is used by container {container.id}: delete that first',
+                    id=row.id,
+                    container=container.id,
+                )
+            going = _layers_to_go(tables, row)
+            if not dry_run:
+                remove_record(engine, tables, row, rubbish)
+                for id in going:
+                    layer = tables.layers.rows.by_id(id)
+                    if layer is not None:
+                        delete_layer(engine, tables, layer, rubbish)
+        return tuple(map(LayerID, going))
+
+
+def remove_record(engine: Any, tables: Tables, row: Row, rubbish: Any) -> None:
+    """Take an image's record away and set its data aside; its layers stay."""
+    editor = tables.images
+    editor.remove(row)
+    editor.save()
+    rubbish.set_aside(os.path.join(editor.table.directory, row.id))
+    run = os.path.join(engine.place("images", run=True), row.id)
+    files.remove_tree(run)
+    own = os.path.join(engine.place("images"), row.id)  # a split store keeps `userdata` in the graph root
+    rubbish.set_aside(own)
+
+
+def _layers_to_go(tables: Tables, image: Row) -> list[str]:
+    """The layers that only this image needs: mapped copies, top, ancestors (`spec/records.md` 20.2)."""
+    layers = tables.layers.rows
+    mapped = list(dict.fromkeys(image.document.get("mapped-layers") or []))
+    going = [id for id in mapped if layers.by_id(id) is not None]
+    needed: set[str] = set()
+    for other in tables.images.rows:
+        if other is not image:
+            needed.add(other.document.get("layer") or "")
+            needed.update(other.document.get("mapped-layers") or ())
+    at = image.document.get("layer") or ""
+    while at and at not in going:
+        row = layers.by_id(at)
+        if row is None or at in needed or tables.containers.find(at) is not None:
+            break
+        children = [child.id for child in layers.holding("parent", at)]
+        if any(child not in going for child in children):
+            break
+        going.append(at)
+        at = row.document.get("parent") or ""
+    return going
+
+
+def _undo(images: Images, tables: Tables, row: Row, error: BaseException) -> None:
+    from orlop.records.trash import Trash
+
+    engine = images._engine
+    rubbish = Trash(engine.layers.trash_root)
+    try:
+        remove_record(engine, tables, row, rubbish)
+        rubbish.empty()
+    except BaseException as second:
+        error.add_note(f"and the unfinished image {row.id} could not be removed: {second}")
+
+
+def _moment(created: object) -> str:
+    if created is None:
+        return str(Timestamp.now())
+    from orlop.model.timestamp import is_timestamp
+
+    text = created.isoformat() if hasattr(created, "isoformat") else str(created)
+    if not is_timestamp(text):
+        raise ValueError(f"created: wanted RFC 3339 text with an offset or Z, found {text!r}")
+    return text

@@ -1,0 +1,276 @@
+"""Layers, for users of the store (`spec/records.md` 4, 14, 15, 20.1)."""
+
+from __future__ import annotations
+
+from orlop.errors import (
+    LayerHasChildren,
+    LayerUnknown,
+    LayerUsedByContainer,
+    LayerUsedByImage,
+    NotALayer,
+)
+from orlop.model.digest import Digest
+from orlop.model.idmap import IDENTITY, IDMappings
+from orlop.model.layer import Layer
+from orlop.store import layering, mounting
+from orlop.store.collection import Collection
+from orlop.store.engine import READ, WRITE, emptied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, BinaryIO
+
+    from orlop.records.rows import Row
+    from orlop.records.table import View
+    from orlop.records.trash import Trash
+    from orlop.store.engine import Engine, Tables
+
+
+class Layers(Collection[Layer]):
+    """`store.layers`."""
+
+    noun = "layer"
+    _unknown = LayerUnknown
+
+    def _opening(self, mode: str) -> Tables:
+        return self._engine.open(layers=mode, additional=mode == READ)
+
+    def _views(self, tables: Tables) -> tuple[View, ...]:
+        return (tables.layers, *tables.other_layers)
+
+    # --- making -------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        *,
+        id: str | None = None,
+        parent: str | None = None,
+        names: Iterable[str] = (),
+        label: str = "",
+        writable: bool = True,
+        mappings: IDMappings = IDENTITY,
+        host_uids: bool = False,
+        host_gids: bool = False,
+        template: str | None = None,
+        metadata: str = "",
+        volatile: bool = False,
+        data: Mapping[str, bytes | BinaryIO] | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> Layer:
+        """Make a layer with the content of its parent, or of a template, or an empty one.
+
+        Args:
+            id: 64 random hex digits if not given.
+            parent: the layer to build on, by id, name or prefix; may live in an additional store.
+            names: unused names.
+            label: SELinux mount label.
+            writable: False for a layer of an image; in a split store it then goes to the image store.
+            mappings: id maps of the content on disk; the parent's if not given, else the store's.
+            host_uids, host_gids: no mapping of that kind at all.
+            template: a layer whose content is copied, with the facts about it.
+            volatile: recorded without sync, and lost in a crash.
+            data: big-data items to store with it.
+            flags: kept in the record for other programs.
+
+        Raises:
+            LayerUnknown: parent or template.
+            ParentIsContainer, DuplicateID, DuplicateName, UnsafeID.
+        """
+        layer, _ = self._make(
+            None,
+            id,
+            parent,
+            names,
+            label,
+            writable,
+            mappings,
+            host_uids,
+            host_gids,
+            template,
+            metadata,
+            volatile,
+            data,
+            flags,
+        )
+        return layer
+
+    def put(
+        self,
+        blob: BinaryIO,
+        *,
+        id: str | None = None,
+        parent: str | None = None,
+        names: Iterable[str] = (),
+        label: str = "",
+        writable: bool = False,
+        mappings: IDMappings = IDENTITY,
+        host_uids: bool = False,
+        host_gids: bool = False,
+        metadata: str = "",
+        volatile: bool = False,
+        original_digest: str | None = None,
+        original_size: int | None = None,
+        trusted_diff_digest: str | None = None,
+        data: Mapping[str, bytes | BinaryIO] | None = None,
+        flags: Mapping[str, Any] | None = None,
+        progress: Callable[[object], None] | None = None,
+    ) -> Layer:
+        """Make a layer and fill it from a tar, in any compression, read to its end. All or nothing.
+
+        Args:
+            blob: a readable binary file, pipe or anything with `read(n)`.
+            original_digest: sha256 digest that the blob is known by, recorded instead of computing one.
+            original_size: bytes of the blob that `original_digest` speaks of.
+            trusted_diff_digest: sha256 digest of the uncompressed tar, if reliably known; not verified.
+            Others as for `create`.
+
+        Raises:
+            BadArchive, DuplicatePath, Unsafe, LimitExceeded: what is wrong with the blob; nothing is left of it.
+        """
+        source = layering.Blob(
+            blob,
+            original_digest=original_digest,
+            original_size=original_size,
+            trusted_diff_digest=trusted_diff_digest,
+            progress=progress,
+        )
+        layer, _ = self._make(
+            source,
+            id,
+            parent,
+            names,
+            label,
+            writable,
+            mappings,
+            host_uids,
+            host_gids,
+            None,
+            metadata,
+            volatile,
+            data,
+            flags,
+        )
+        return layer
+
+    def _make(
+        self,
+        blob: layering.Blob | None,
+        id: str | None,
+        parent: str | None,
+        names: Iterable[str],
+        label: str,
+        writable: bool,
+        mappings: IDMappings,
+        host_uids: bool,
+        host_gids: bool,
+        template: str | None,
+        metadata: str,
+        volatile: bool,
+        data: Mapping[str, bytes | BinaryIO] | None,
+        flags: Mapping[str, Any] | None,
+    ) -> tuple[Layer, int]:
+        engine = self._engine
+        with emptied(engine) as rubbish, engine.open(layers=WRITE) as tables:
+            found = layering.find_parent(engine, tables, parent)
+            pattern = tables.layer(template)[1] if template else None
+            base = found[1] if found else None
+            inherited = layering.mappings_of(base) if base else engine.options.mappings
+            draft = layering.Draft(
+                id=id,
+                names=tuple(names),
+                parent=base,
+                template=pattern,
+                label=label,
+                writable=writable,
+                mappings=layering.effective_mappings(
+                    engine, mappings, inherited, host_uids=host_uids, host_gids=host_gids
+                ),
+                volatile=volatile,
+                metadata=metadata,
+                data=data,
+                flags=flags,
+            )
+            return layering.make_layer(engine, tables, rubbish, draft, blob)
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    def size(self, ref: str) -> int:
+        """Bytes of the layer's uncompressed diff as recorded; -1 if not known."""
+        return self[ref].size
+
+    def by_compressed_digest(self, digest: str) -> list[Layer]:
+        """The layers whose blob had this digest. LayerUnknown if there is none."""
+        return self._by_digest("compressed-diff-digest", digest)
+
+    def by_diff_digest(self, digest: str) -> list[Layer]:
+        """The layers whose uncompressed tar has this digest (diff-id). LayerUnknown if there is none."""
+        return self._by_digest("diff-digest", digest)
+
+    def by_toc_digest(self, digest: str) -> list[Layer]:
+        """The layers pulled by a table of contents of this digest. LayerUnknown if there is none."""
+        return self._by_digest("toc-digest", digest)
+
+    def _by_digest(self, member: str, digest: str) -> list[Layer]:
+        Digest.parse(digest)
+        with self._opening(READ) as tables:
+            found = [
+                self._value(view, row)
+                for view in self._views(tables)
+                for row in view.rows.holding(member, digest)
+            ]
+        if not found:
+            raise LayerUnknown(f"no layer has the {member} {digest}", ref=digest)
+        return found
+
+    # --- deleting -----------------------------------------------------------------------------------------
+
+    def delete(self, ref: str) -> None:
+        """Delete a layer that nothing needs any more.
+
+        Raises:
+            NotALayer: unknown in this store.
+            LayerHasChildren, LayerUsedByImage, LayerUsedByContainer: delete those first.
+        """
+        engine = self._engine
+        with (
+            emptied(engine) as rubbish,
+            engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
+        ):
+            row = tables.layers.find(ref)
+            if row is None:
+                raise NotALayer(f"no layer of this store has the id, name or unique prefix {ref!r}", ref=ref)
+            _refuse_if_needed(tables, row)
+            delete_layer(engine, tables, row, rubbish)
+            for image in list(tables.images.rows):
+                mapped = image.document.get("mapped-layers") or []
+                if row.id in mapped:
+                    tables.images.change(image, {"mapped-layers": [m for m in mapped if m != row.id]})
+
+
+def _refuse_if_needed(tables: Tables, row: Row) -> None:
+    children = [child.id for child in tables.layers.rows.holding("parent", row.id)]
+    if children:
+        raise LayerHasChildren(
+            f'layer "{row.id}" has children ({len(children)}, {children[0]} is one): delete those first, or delete '
+            "the image that uses it",
+            id=row.id,
+            child=children[0],
+            children=tuple(children),
+        )
+    for image in tables.images.rows.holding("layer", row.id):
+        raise LayerUsedByImage(
+            f'layer "{row.id}" is the top layer of image {image.id}', id=row.id, image=image.id
+        )
+    for container in tables.containers.rows.holding("layer", row.id):
+        raise LayerUsedByContainer(
+            f'layer "{row.id}" is the changing layer of container {container.id}',
+            id=row.id,
+            container=container.id,
+        )
+
+
+def delete_layer(engine: Engine, tables: Tables, row: Row, rubbish: Trash) -> None:
+    """Unmount a layer until it is not mounted, then delete it; no questions asked. Layers are held exclusively."""
+    mounting.unmount_fully(engine, tables, row)
+    engine.layers.remove(tables.layers, row, rubbish)

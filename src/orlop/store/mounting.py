@@ -1,0 +1,181 @@
+"""Mounting layers and containers, and counting it (`spec/mounting.md` 3 to 5).
+
+Counts belong to everybody who uses the run root. The caller's reference is resolved to the full id first: the peers
+hand names on to the driver, which mounts nothing, or forgets a mount without undoing it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.errors import LayerNotMounted, LayerUnknown, ReadOnly
+from orlop.model.container import Container
+from orlop.model.idmap import IDENTITY
+from orlop.records.mountpoints import Mount
+from orlop.store.engine import READ, WRITE, unknown_layer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orlop.model.idmap import IDMappings
+    from orlop.records.rows import Row
+    from orlop.store.engine import Engine, Tables
+
+
+def mount(engine: Engine, ref: str, *, label: str = "") -> str:
+    """Mount a container or layer; the absolute path where its files are until `unmount`.
+
+    Raises:
+        LayerUnknown: neither container nor layer (images are not mounted this way).
+        ReadOnly: a layer of an additional store.
+    """
+    container = _container(engine, ref)
+    target = container.layer if container else ref
+    mappings = container.mappings if container else IDENTITY
+    options = container.mount_options if container else ()
+    volatile = container.volatile if container else False
+    # The graph lock stays for the whole call: a shutdown must not pull the driver's home away meanwhile.
+    with engine.graph_lock.writing(timeout=engine.options.lock_timeout):
+        engine.driver_held()
+        with engine.open(layers=WRITE, graph_held=True) as tables:
+            view, row = tables.layer(target)
+            if view is not tables.layers:
+                raise ReadOnly(
+                    f"layer {row.id} belongs to an additional store, which is only read",
+                    peer="mounting read/only store images is not allowed: " + ReadOnly.peer,
+                    id=row.id,
+                )
+            return _mount_layer(
+                engine, tables, row, label=label, mappings=mappings, options=options, volatile=volatile
+            )
+
+
+def _mount_layer(
+    engine: Engine,
+    tables: Tables,
+    row: Row,
+    *,
+    label: str,
+    mappings: IDMappings,
+    options: Sequence[str],
+    volatile: bool,
+) -> str:
+    from orlop.system.mounts import is_mount_point
+
+    mounts = engine.layers.mounts
+    assert mounts is not None
+    known = mounts.of(row.id)
+    if known.count > 0 and known.path and is_mount_point(known.path):
+        mounts.set(tables.layers.rows, row.id, Mount(known.path, known.count + 1))
+        return known.path
+    driver = engine.ready_driver
+    shifted = mappings if mappings and driver.supports_shifting(mappings) else IDENTITY
+    path = os.path.normpath(
+        driver.mount(
+            row.id,
+            label=label or row.document.get("mountlabel") or "",
+            mappings=shifted,
+            options=options,
+            volatile=volatile,
+        )
+    )
+    mounts.set(tables.layers.rows, row.id, Mount(path, known.count + 1))
+    return path
+
+
+def unmount(engine: Engine, ref: str, *, force: bool = False) -> bool:
+    """Undo one mount, or all of them with `force`; True if the layer is still mounted.
+
+    Unmounting what is not mounted is fine.
+
+    Raises:
+        LayerUnknown: neither container nor layer of this store.
+    """
+    container = _container(engine, ref)
+    with engine.open(layers=WRITE, additional=False) as tables:
+        row = tables.layers.find(container.layer if container else ref)
+        if row is None:
+            raise unknown_layer(ref)
+        return unmount_layer(engine, tables, row, force=force)
+
+
+def unmount_layer(
+    engine: Engine, tables: Tables, row: Row, *, force: bool = False, conditional: bool = False
+) -> bool:
+    """As `unmount`, for a row. `conditional`: LayerNotMounted if nothing is mounted."""
+    mounts = engine.layers.mounts
+    assert mounts is not None
+    known = mounts.of(row.id)
+    if conditional and known.count <= 0:
+        raise LayerNotMounted(f"layer {row.id} is not mounted", id=row.id)
+    count = 1 if force else known.count
+    if count > 1:
+        mounts.set(tables.layers.rows, row.id, Mount(known.path, count - 1))
+        return True
+    try:
+        engine.ready_driver.unmount(row.id)
+    except FileNotFoundError:
+        pass  # there is nothing left to unmount
+    mounts.set(tables.layers.rows, row.id, Mount("", 0))
+    return False
+
+
+def unmount_fully(engine: Engine, tables: Tables, row: Row) -> None:
+    """Undo every recorded mount of a layer."""
+    mounts = engine.layers.mounts
+    assert mounts is not None
+    while mounts.of(row.id).count > 0:
+        unmount_layer(engine, tables, row)
+
+
+def count(engine: Engine, ref: str) -> int:
+    """How often a container or layer is mounted, as recorded.
+
+    Raises:
+        LayerUnknown.
+    """
+    container = _container(engine, ref)
+    with engine.open(layers=READ, additional=False) as tables:
+        row = tables.layers.find(container.layer if container else ref)
+        if row is None:
+            raise LayerUnknown(f"no container or layer of this store is called {ref!r}", ref=ref)
+        mounts = engine.layers.mounts
+        assert mounts is not None
+        return mounts.of(row.id).count
+
+
+def _container(engine: Engine, ref: str) -> Container | None:
+    with engine.open(containers=READ) as tables:
+        row = tables.containers.find(ref)
+        return None if row is None else Container(row.document)
+
+
+def parent_owners(
+    engine: Engine, ref: str, *, of_container: bool = False
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Owners of the directories above a mount point that the layer's id maps cannot express (`mounting.md` 6.3).
+
+    Raises:
+        LayerUnknown, ContainerUnknown.
+        LayerNotMounted: the layer has id maps, and no mount point.
+    """
+    from orlop.store.owners import owners_above
+
+    if of_container:
+        from orlop.errors import ContainerUnknown
+
+        container = _container(engine, ref)
+        if container is None:
+            raise ContainerUnknown(f"no container has the id, name or unique prefix {ref!r}", ref=ref)
+        ref = container.layer
+    with engine.open(layers=READ, additional=False) as tables:
+        row = tables.layers.find(ref)
+        if row is None:
+            raise unknown_layer(ref)
+        layer = engine.layers.value(row)
+        if not layer.mappings:
+            return (), ()
+        if not layer.mount_point or not os.path.lexists(layer.mount_point):
+            raise LayerNotMounted(f"layer {row.id} has id maps, but is not mounted", id=row.id)
+        return owners_above(layer.mount_point, layer.mappings)
