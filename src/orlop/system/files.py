@@ -1,0 +1,299 @@
+"""Our own files: replaced whole, made durable, removed. The only atomic replace and the only fsync of the project.
+
+A caller names the promise it needs. *Atomic*: readers see the old content or the new, never half. *Durable*: still
+there after a power loss, once the call has returned.
+
+Rule 1: A file is written beside its name, synced if it is to be durable, and renamed; then the directory is synced.
+Rule 2: A failed fsync is final. The kernel has forgotten what it could not write and a second try would report
+        success, so the temporary file is dropped and the error raised.
+Rule 3: What is not durable is never synced: neither volatile records nor anything below the run root.
+Rule 4: What is opened must be what was meant: a regular file or a directory, never what a symlink names, and opening
+        never waits. A FIFO in the place of a record would otherwise stop us for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from orlop.errors import LimitExceeded, UnsafePath
+from orlop.system import libc
+from orlop.system.descent import Descent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from _typeshed import ReadableBuffer
+
+TEMPORARY = ".tmp-"
+"""How the names of unfinished files begin, with us and with the peers. Readers ignore such files."""
+
+_BATCH = 1 << 20
+
+
+class AtomicFile:
+    """A file under way to its name. Made by `replacing`; leaving the block puts it there, an error drops it."""
+
+    def __init__(self, path: str, mode: int, durable: bool, directory: str) -> None:
+        self.path = path
+        self._mode = mode
+        self._durable = durable
+        self._directory = directory
+        self._fd = -1
+        self._temporary = ""
+        self._mtime_ns: int | None = None
+
+    @property
+    def fd(self) -> int:
+        """The open file; for what writes to a descriptor by itself."""
+        if self._fd < 0:
+            raise RuntimeError(f'"{self.path}" is not being written')
+        return self._fd
+
+    @property
+    def mtime_ns(self) -> int:
+        """When the new content was written: what `stat` of the path says until somebody replaces it again."""
+        if self._mtime_ns is None:
+            raise RuntimeError(f'"{self.path}" is not written yet')
+        return self._mtime_ns
+
+    def write(self, data: ReadableBuffer) -> None:
+        """Append all of `data`."""
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[os.write(self.fd, left) :]
+
+    def __enter__(self) -> Self:
+        # The name of a big-data item may be as long as a file name can be: cut what is only there for people.
+        name = os.fsdecode(os.fsencode(os.path.basename(self.path))[:230])
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        while self._fd < 0:
+            self._temporary = f"{self._directory}/{TEMPORARY}{name}{int.from_bytes(os.urandom(4), 'little')}"
+            try:
+                self._fd = os.open(self._temporary, flags, 0o600)
+            except FileExistsError:
+                pass
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._finish()
+        except BaseException as failure:
+            self._drop(failure)
+            raise
+        if error is not None:
+            self._drop(error)
+
+    def _finish(self) -> None:
+        if self._durable:
+            os.fdatasync(self._fd)
+        self._mtime_ns = os.fstat(self._fd).st_mtime_ns
+        os.fchmod(self._fd, self._mode)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+        os.rename(self._temporary, self.path)
+        self._temporary = ""
+        if self._durable:
+            sync_dir(os.path.dirname(self.path) or ".")
+
+    def _drop(self, reason: BaseException) -> None:
+        """Remove the temporary file; failing at that is told, but the first error is the one that counts."""
+        try:
+            if self._fd >= 0:
+                fd, self._fd = self._fd, -1
+                os.close(fd)
+        except OSError as error:
+            reason.add_note(f'closing the unfinished "{self._temporary}" failed, too: {error}')
+        try:
+            if self._temporary:
+                os.unlink(self._temporary)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            reason.add_note(f'the unfinished "{self._temporary}" stays: {error}')
+
+
+def replacing(path: str, *, mode: int = 0o600, durable: bool, temp_dir: str | None = None) -> AtomicFile:
+    """A block that writes a new content for `path`, which appears there when the block ends without an error.
+
+    `temp_dir` is where the file grows, if not beside its name: a directory that is swept of unfinished files
+    (`clear_temporaries`), on the same file system.
+    """
+    return AtomicFile(path, mode, durable, temp_dir or os.path.dirname(path) or ".")
+
+
+def write_atomic(path: str, data: bytes | Iterable[bytes], *, mode: int = 0o600, durable: bool) -> int:
+    """Replace the content of `path`; its new modification time in nanoseconds, taken before anybody can see it."""
+    with replacing(path, mode=mode, durable=durable) as out:
+        if isinstance(data, bytes):
+            out.write(data)
+        else:
+            for batch in _batches(data):
+                out.write(batch)
+    return out.mtime_ns
+
+
+def _batches(pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """The pieces joined to blocks worth a system call, without ever holding all of them."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= _BATCH:
+            yield b"".join(held)
+            held.clear()
+            size = 0
+    yield b"".join(held)
+
+
+def read(path: str, *, limit: int | None = None, follow_symlinks: bool = False) -> bytes:
+    """The content of a regular file.
+
+    Raises `FileNotFoundError`, `UnsafePath` for anything but a regular file (a symlink too, unless
+    `follow_symlinks`), `LimitExceeded` if there are more than `limit` bytes.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_symlinks else os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow_symlinks:
+            raise UnsafePath(f'"{path}" is a symbolic link, not a file', path=path) from error
+        if error.errno == errno.ENXIO:
+            raise UnsafePath(f'"{path}" is a socket or a device, not a file', path=path) from error
+        raise
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafePath(f'"{path}" is not a regular file', path=path)
+        most = status.st_size if limit is None else min(status.st_size, limit)
+        blocks: list[bytes] = []
+        size = 0
+        # One byte more than there should be: the end is seen without another call, and so is a file that grows.
+        while block := os.read(fd, max(most + 1 - size, 1 << 16)):
+            blocks.append(block)
+            size += len(block)
+            if limit is not None and size > limit:
+                raise LimitExceeded(
+                    f'"{path}" has more than the {limit} bytes allowed', path=path, limit=limit
+                )
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+    finally:
+        os.close(fd)
+
+
+def make_dirs(path: str, mode: int = 0o700) -> None:
+    """Make a directory and those above it that are missing, all of them with `mode`. It may be there already.
+
+    (`os.makedirs` gives its mode to the last one only; under a umask of 0 anybody could write to the others.)
+    """
+    missing = [path]
+    while missing:
+        try:
+            os.mkdir(missing[-1], mode)
+        except FileNotFoundError:
+            parent = os.path.dirname(missing[-1].rstrip("/"))
+            if not parent or parent == missing[-1]:
+                raise
+            missing.append(parent)
+        except FileExistsError:
+            if not os.path.isdir(missing[-1]):
+                raise
+            missing.pop()
+        else:
+            missing.pop()
+
+
+def sync_dir(path: str) -> None:
+    """Make durable which names a directory holds."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _sync_dir(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_dir(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if (
+            error.errno != errno.EINVAL
+        ):  # a file system that cannot sync a directory says so; there is nothing to do
+            raise
+
+
+def sync_filesystem(path_or_fd: str | int) -> None:
+    """Make durable all that was written to the file system of a path: one call for any number of files."""
+    if isinstance(path_or_fd, int):
+        libc.syncfs(path_or_fd)
+        return
+    fd = os.open(path_or_fd, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(path: str) -> None:
+    """Make durable a directory and all below it, file by file. For a few files on a file system with other traffic;
+    `sync_filesystem` is quicker for many."""
+    with Descent(path) as at:
+        waiting = [_sync_level(at)]
+        while waiting:
+            if waiting[-1]:
+                at.enter(waiting[-1].pop())
+                waiting.append(_sync_level(at))
+            else:
+                waiting.pop()
+                if waiting:
+                    at.leave()
+
+
+def _sync_level(at: Descent) -> list[bytes]:
+    """Sync the files of the current directory, then itself; the names of the directories in it."""
+    directories = []
+    for name, _, is_directory in at.entries():
+        if is_directory:
+            directories.append(name)
+        elif stat.S_ISREG(os.stat(name, dir_fd=at.fd, follow_symlinks=False).st_mode):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at.fd)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    _sync_dir(at.fd)
+    return directories
+
+
+def clear_temporaries(directory: str) -> int:
+    """Remove the unfinished files that dead processes left in a directory; how many there were.
+
+    The caller holds the lock under which such files are made there, so whoever made these is gone.
+    """
+    try:
+        names = [name for name in os.listdir(directory) if name.startswith(TEMPORARY)]
+    except FileNotFoundError:
+        return 0
+    removed = 0
+    for name in names:
+        try:
+            os.unlink(os.path.join(directory, name))
+            removed += 1
+        except (FileNotFoundError, IsADirectoryError):
+            pass  # a directory is none of ours
+    return removed
+
+
+def remove_tree(path: str, *, workers: int = 1) -> None:
+    """Remove a directory with all below it, or a single file; `system/removal.py` says how."""
+    from orlop.system import removal
+
+    removal.remove_tree(path, workers=workers)
