@@ -1,0 +1,152 @@
+"""What must be true of a store whenever nothing is running in it, whoever made it and whatever was killed.
+
+    invariants.hold(graph, run, driver="vfs")      # raises Broken with every line that does not hold
+
+Written against the formats (docs/formats.md), not against the library, so that it can disagree with it.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any
+
+
+class Broken(AssertionError):
+    """What does not hold, a line each."""
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of one JSON file; a file that does not exist holds none."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_bytes() or b"[]")
+    assert isinstance(found, list)
+    return found
+
+
+def layer_records(graph: Path, run: Path, driver: str) -> list[dict[str, Any]]:
+    directory = graph / f"{driver}-layers"
+    return records(directory / "layers.json") + records(directory / "volatile-layers.json")
+
+
+def hold(graph: Path | str, run: Path | str, driver: str = "vfs", *, litter: bool = True) -> None:
+    """Check I1 to I7 of the promises. `litter=False` leaves out what the next write would clean up."""
+    graph, run = Path(graph), Path(run)
+    wrong: list[str] = []
+    try:
+        layers = layer_records(graph, run, driver)
+        images = records(graph / f"{driver}-images" / "images.json")
+        containers = records(graph / f"{driver}-containers" / "containers.json")
+        containers += records(graph / f"{driver}-containers" / "volatile-containers.json")
+    except ValueError as error:
+        raise Broken(f"a table is not JSON: {error}") from error
+    ids = [layer["id"] for layer in layers]
+    if len(set(ids)) != len(ids):
+        wrong.append("two layer records have one id")
+    home = graph / driver / "dir"
+    stored = {entry.name for entry in os.scandir(home)} if home.exists() else set()
+    wrong += [f"I1 layer {id} has a record, and no directory" for id in ids if id not in stored]
+    wrong += [f"I1 directory {id} has no record" for id in sorted(stored - set(ids))]
+    parents = {layer["id"]: layer.get("parent", "") for layer in layers}
+    for id in ids:
+        at, steps = id, 0
+        while at and steps <= len(ids):
+            at, steps = parents.get(at, ""), steps + 1
+        if at:
+            wrong.append(f"I2 the parents of {id} go in a circle")
+        if parents[id] and parents[id] not in parents:
+            wrong.append(f"I2 the parent of {id} has no record")
+    wrong += [
+        f"I3 layer {layer['id']} is incomplete"
+        for layer in layers
+        if layer.get("flags", {}).get("incomplete")
+    ]
+    if litter:
+        for directory in (
+            graph / f"{driver}-layers",
+            graph / f"{driver}-images",
+            graph / f"{driver}-containers",
+        ):
+            wrong += [f"I4 {path}" for path in directory.rglob(".tmp-*")]
+        for root in (graph / f"{driver}-layers" / "tmp", graph / driver / "tempdirs"):
+            wrong += [f"I4 {path}" for path in (root.iterdir() if root.exists() else ())]
+        if (graph / driver / "tempdirs").exists():
+            wrong.append("I4 an empty tempdirs is left in the driver's home")
+    for kind, table in (("images", images), ("containers", containers)):
+        for record in table:
+            wrong += _data(graph / f"{driver}-{kind}" / record["id"], record)
+    layer_directory = graph / f"{driver}-layers"
+    for layer in layers:
+        wrong += _content(layer_directory, home / layer["id"], layer)
+        for key in layer.get("big-data-names", ()):
+            if not (layer_directory / layer["id"] / _file(key)).exists():
+                wrong.append(f"I5 layer {layer['id']} has no data item {key}")
+    for name in os.listdir(layer_directory) if layer_directory.exists() else ():
+        if (
+            name.endswith(".tar-split.gz")
+            and not name.startswith(".")
+            and name.removesuffix(".tar-split.gz") not in ids
+        ):
+            wrong.append(f"I1 {name} belongs to no record")
+    for image in images:
+        if image.get("layer") and image["layer"] not in ids:
+            wrong.append(f"image {image['id']} has a top layer without a record")
+    for container in containers:
+        if container["layer"] not in ids:
+            wrong.append(f"container {container['id']} has a layer without a record")
+    if wrong:
+        raise Broken("\n".join(wrong))
+
+
+def _file(key: str) -> str:
+    plain = set(".0123456789abcdefghijklmnopqrstuvwxyz")
+    odd = next((i for i, c in enumerate(key) if c not in plain), len(key))
+    return key if odd >= len(key) - 1 else "=" + b64encode(key.encode()).decode()
+
+
+def _data(directory: Path, record: dict[str, Any]) -> list[str]:
+    wrong = []
+    for key in record.get("big-data-names", ()):
+        path = directory / _file(key)
+        if not path.exists():
+            wrong.append(f"I5 {record['id']} has no data item {key}")
+            continue
+        data = path.read_bytes()
+        digest = record.get("big-data-digests", {}).get(key, "")
+        if record.get("big-data-sizes", {}).get(key, 0) != len(data):
+            wrong.append(f"I5 data item {key} of {record['id']} has another size")
+        if digest != "sha256:" + hashlib.sha256(data).hexdigest():
+            wrong.append(f"I5 data item {key} of {record['id']} has another digest")
+    return wrong
+
+
+def _content(directory: Path, root: Path, layer: dict[str, Any]) -> list[str]:
+    """I6: the tar put together from tar-split and files has the recorded digest."""
+    path = directory / f"{layer['id']}.tar-split.gz"
+    if not layer.get("diff-digest"):
+        return []
+    if not path.exists():
+        return [f"I6 layer {layer['id']} has a digest, and no tar-split"]
+    digest, size = hashlib.sha256(), 0
+    try:
+        with gzip.open(path) as lines:
+            for line in lines:
+                entry = json.loads(line)
+                if entry["type"] == 2:
+                    data = b64decode(entry["payload"] or "")
+                elif entry.get("size"):
+                    raw = entry.get("name_raw")
+                    name = b64decode(raw) if raw else entry["name"].encode()
+                    data = Path(os.fsdecode(os.path.join(os.fsencode(root), name.lstrip(b"/")))).read_bytes()
+                else:
+                    continue
+                digest.update(data)
+                size += len(data)
+    except (OSError, ValueError, EOFError) as error:
+        return [f"I6 layer {layer['id']} cannot be put together: {error}"]
+    if "sha256:" + digest.hexdigest() != layer["diff-digest"] or size != layer.get("diff-size", 0):
+        return [f"I6 layer {layer['id']} is not what was put: {size} of {layer.get('diff-size', 0)} bytes"]
+    return []
