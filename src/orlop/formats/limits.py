@@ -1,0 +1,56 @@
+"""Every length that an outsider chooses, named: what it bounds, why this much, who else allows how much.
+
+A claimed length never allocates memory by itself, whatever its limit: what it counts is read in blocks, and the
+stream ends before the claim does. A value past its limit raises `LimitExceeded`. `docs/limits.md` is made from
+this file.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- tar streams --------------------------------------------------------------------------------------------
+
+META_DATA_MAX = MIB
+"""Data of one PAX header or one GNU long name. A PAX header of hundreds of megabytes was CVE-2022-2879; the peers
+stop at the same 1 MiB, the kernel at 4 KiB for a path and 64 KiB for an extended attribute."""
+
+SEGMENT_MAX = 8 * MIB
+"""All that stands in front of one entry's payload: padding, every meta header, GNU sparse extensions, the header.
+tar-split wants it in one piece, so it is held in memory. A long name, a long link name and PAX records of full
+length fit twice; the peers have no limit and hold whatever comes."""
+
+SPARSE_MAP_MAX = MIB
+"""Text of the map at the head of a PAX 1.0 sparse member, and of any sparse map as numbers need memory many times
+their text. An unbounded map was CVE-2025-58183; the peers took this limit then."""
+
+RECORDED_PAYLOAD_MAX = 256 * MIB
+"""Payload that the tar-split record of one layer keeps itself, because no file of the layer can give it back byte
+for byte: sparse members, payload of whiteouts. Past it such entries are recorded as the peers do it, whose diff is
+then another stream than the one applied. Peers hold a whole record in memory when they copy it."""
+
+OWNER_MAX = 2**32 - 2
+"""Highest user and group id. 2^32-1 means "leave it" to chown, and larger ones wrap: 2^40 became root
+(CVE-2024-40635)."""
+
+# --- tar-split records --------------------------------------------------------------------------------------
+
+TRAILING_SEGMENT_MAX = MIB
+"""What follows the end of an archive is recorded in pieces of this size, so that a gigabyte of padding needs no
+gigabyte of memory (CVE-2017-14992). The peers write pieces of the same size."""
+
+RECORD_ENTRY_MAX = 16 * MIB
+"""One JSON object of a record: a segment of SEGMENT_MAX in base64 and half as much to spare."""
+
+# --- compressed streams -------------------------------------------------------------------------------------
+
+ZSTD_WINDOW_LOG_MAX = 27
+"""Window of a zstd frame: 128 MiB, what the `zstd` program accepts unless told otherwise. Frames may claim 2^41."""
+
+XZ_MEMORY_MAX = 128 * MIB
+"""Memory of the xz decoder. `xz -9` needs 65 MiB to be read; a dictionary may claim 4 GiB."""
+
+# --- unpacking ----------------------------------------------------------------------------------------------
+
+AUFS_LINKS_MAX = 65_536
+"""Files below `.wh..wh.plnk` that are remembered for hard links to them. aufs makes one for each inode with links;
+layers with any have been rare since 2015, and the peers have no limit."""
