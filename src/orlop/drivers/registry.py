@@ -1,0 +1,157 @@
+"""Which drivers there are, and which one a graph root gets (`spec/drivers.md` 2, `spec/config.md` 11).
+
+Rule 1: Existing data decides. A root that holds a driver's data is opened with that driver or not at all: falling
+        through to the next one would show an empty store above layers that are still there.
+Rule 2: `vfs` works everywhere, so it comes last, and its directory alone does not count as existing data unless the
+        priority list was configured. (The peers do it so; a root with only `vfs` in it and no driver named may be
+        opened with overlay.)
+Rule 3: A name maps to a dotted path, imported on use. A name that is known but not in this version refuses data of
+        its kind instead of ignoring it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.drivers.api import Driver, DriverOptions
+from orlop.errors import ConfigError, DriverNotSupported, IncompatibleFilesystem, PrerequisitesMissing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_DRIVERS: dict[str, str | None] = {
+    "aufs": None,
+    "btrfs": None,
+    "overlay": None,
+    "overlay2": None,
+    "vfs": "orlop.drivers.vfs.VFS",
+    "zfs": None,
+}
+"""Every name that counts as a driver's. `None`: known, so that its data is recognised, but not in this version."""
+
+_PRIORITY = ("overlay", "aufs", "btrfs", "zfs", "vfs")
+
+_TRY_NEXT = (DriverNotSupported, PrerequisitesMissing, IncompatibleFilesystem)
+"""What tells the selection that this driver is not for this place; anything else is an error to be shown."""
+
+
+def names() -> tuple[str, ...]:
+    """Every registered name, whether this version has the driver or not."""
+    return tuple(_DRIVERS)
+
+
+def open_driver(
+    name: str = "",
+    *,
+    graph_root: str,
+    run_root: str,
+    image_store: str | None = None,
+    options: Iterable[str] = (),
+    priority: Sequence[str] = (),
+    durable: bool = True,
+    rootless: bool = False,
+) -> Driver:
+    """The driver called `name`, or without a name the one that this graph root wants.
+
+    `priority` is the configured list of drivers to try; empty means that none was configured. The other arguments
+    go into `DriverOptions`. The roots exist already; opening may write below them (overlay probes the kernel).
+
+    Raises:
+        DriverNotSupported: an unknown name, one that this machine or version cannot serve, or nothing works here.
+        PrerequisitesMissing, IncompatibleFilesystem: the named or existing driver does not work here.
+        ConfigError: data of several drivers lies in the root, and no name was given; or an option of the driver.
+    """
+    chosen = tuple(options)
+
+    def opened(name: str) -> Driver:
+        settings = DriverOptions(
+            home=os.path.join(graph_root, name),
+            run_home=os.path.join(run_root, name),
+            graph_root=graph_root,
+            run_root=run_root,
+            image_store=image_store,
+            options=chosen,
+            durable=durable,
+            rootless=rootless,
+        )
+        return _class_of(name, graph_root)(settings)
+
+    if name:
+        return opened(name)
+    order = tuple(priority) or _PRIORITY
+    # lexists: a link to a disk that is not mounted now is data all the same.
+    prior = [known for known in _DRIVERS if os.path.lexists(os.path.join(graph_root, known))]
+    for candidate in order:
+        if candidate not in prior or (candidate == "vfs" and not priority):
+            continue
+        driver = opened(candidate)
+        if len(prior) > 1:
+            raise _several(graph_root, prior)
+        return driver
+    for candidate in (*order, *(known for known in _DRIVERS if known not in order)):
+        if candidate == "vfs" and not priority:
+            _refuse_to_hide(graph_root, prior)
+        try:
+            return opened(candidate)
+        except _TRY_NEXT:
+            continue
+    raise DriverNotSupported(
+        f"no storage driver works for {graph_root} (tried {', '.join(order)})",
+        peer="no supported storage backend found",
+        root=graph_root,
+    )
+
+
+def _class_of(name: str, graph_root: str) -> type[Driver]:
+    if name not in _DRIVERS:
+        raise DriverNotSupported(
+            f'driver "{name}" for {graph_root} is not known; there are {", ".join(_DRIVERS)}',
+            peer=f"failed to GetDriver graph {name} {graph_root}: driver not supported",
+            name=name,
+            root=graph_root,
+        )
+    path = _DRIVERS[name]
+    if path is None:
+        raise _absent(name, graph_root)
+    from importlib import import_module
+
+    module, _, attribute = path.rpartition(".")
+    found: type[Driver] = getattr(import_module(module), attribute)
+    return found
+
+
+def _absent(name: str, graph_root: str) -> DriverNotSupported:
+    if name == "aufs":
+        return DriverNotSupported(
+            f'driver "aufs" (wanted for {graph_root}) needs a file system that the kernel does not have',
+            peer="kernel does not support aufs: driver not supported",
+            name=name,
+            root=graph_root,
+        )
+    return DriverNotSupported(
+        f'driver "{name}" is not available in this version (wanted for {graph_root})',
+        name=name,
+        root=graph_root,
+    )
+
+
+def _several(graph_root: str, prior: list[str]) -> ConfigError:
+    listed = ", ".join(prior)
+    return ConfigError(
+        f"{graph_root} holds data of several drivers ({listed}): remove what is not needed, or name the driver",
+        peer=f"{graph_root} contains several valid graphdrivers: {listed}; "
+        "Please cleanup or explicitly choose storage driver (-s <DRIVER>)",
+        root=graph_root,
+        drivers=tuple(prior),
+    )
+
+
+def _refuse_to_hide(graph_root: str, prior: list[str]) -> None:
+    """Rule 1 where the list does not reach: `overlay2` is in no default list, yet its layers are there.
+
+    Nobody asked for vfs here; it is what is left. Taking it would show a store without layers.
+    """
+    hidden = [name for name in prior if name != "vfs"]
+    if hidden:
+        raise _absent(hidden[0], graph_root)
