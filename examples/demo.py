@@ -194,7 +194,7 @@ def enter_namespace_if_possible(argv: list[str]) -> None:
     from orlop.system import userns
 
     sys.stdout.flush()
-    sys.exit(userns.enter_namespace([sys.executable, *argv]))
+    sys.exit(userns.enter_namespace([sys.executable, *argv], environ=os.environ))
 
 
 def has_subordinate_ids() -> bool:
