@@ -99,7 +99,10 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, resolve: 
 
     ENOSYS below Linux 5.6, EPERM in some sandboxes: callers have another way or say that they have none.
     """
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    import ctypes
+
+    # A buffer, not bytes: those are texts here, and this is full of zeros.
+    how = ctypes.create_string_buffer(struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve), 24)
     for attempt in range(_OPENAT2_TRIES):
         try:
             return syscall("openat2", dir_fd, os.fsencode(path), how, len(how), path=path)
