@@ -17,7 +17,7 @@ import orlop
 
 
 def blob(*names: str, size: int = 3000) -> io.BytesIO:
-    """A layer tar with a directory, files, a symlink, a hard link and a whiteout."""
+    """A layer tar with a directory, files, a symlink and a hard link, and a whiteout unless it has that file."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         directory = tarfile.TarInfo("etc")
@@ -34,7 +34,8 @@ def blob(*names: str, size: int = 3000) -> io.BytesIO:
         hard = tarfile.TarInfo("etc/hard")
         hard.type, hard.linkname = tarfile.LNKTYPE, f"etc/{names[0]}"
         tar.addfile(hard)
-        tar.addfile(tarfile.TarInfo("etc/.wh.gone"))
+        if "gone" not in names:
+            tar.addfile(tarfile.TarInfo("etc/.wh.gone"))
     out.seek(0)
     return out
 

@@ -50,7 +50,7 @@ class creating:
             self._editor.save()
             return
         try:
-            self._table.remove(self._editor, row, self._rubbish)
+            self._table.remove(self._editor, [row], self._rubbish)
         except BaseException as second:
             # The first error is the one that matters; the record stays flagged for the next writer.
             error.add_note(f"and the unfinished layer {row.id} could not be deleted: {second}")

@@ -1,7 +1,8 @@
 """The layer table: three files, mounts beside it, and what a dead process left half made (`spec/records.md` 11, 15).
 
-The driver is a later room; what this table needs of it comes as two callables. `discard(id, trash)` moves what the
-driver has of a layer into the trash, `stored_ids()` lists the layers that the driver holds.
+What this table needs of later rooms comes as callables. `discard(id, trash)` moves what the driver has of a layer
+into the trash, `stored_ids()` lists the layers that the driver holds, `release(ids)` drops the images and containers
+that are built on layers whose deletion was decided and not finished.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class LayerTable(Table):
         lock_timeout: float | None = None,
         discard: Callable[[str, Trash], None] | None = None,
         stored_ids: Callable[[], list[str]] | None = None,
+        release: Callable[[set[str]], None] | None = None,
         temp_roots: tuple[str, ...] = (),
     ) -> None:
         stable = [TableFile(os.path.join(directory, "layers.json"), durable=durable)]
@@ -70,6 +72,7 @@ class LayerTable(Table):
         self.trash_root = os.path.join(directory, "tmp")
         self._discard = discard
         self._stored_ids = stored_ids
+        self._release = release
         self._temp_roots = temp_roots
         self._durable = durable
 
@@ -100,21 +103,35 @@ class LayerTable(Table):
 
     # --- removing ---------------------------------------------------------------------------------------
 
-    def remove(self, editor: Editor, row: Row, rubbish: Trash) -> None:
-        """Flag the layer, set everything of it aside, drop the record (`spec/records.md` 15.2).
+    def remove(
+        self,
+        editor: Editor,
+        rows: list[Row],
+        rubbish: Trash,
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        """Flag layers, set everything of them aside, drop the records (`spec/records.md` 15.2).
 
-        Each step is on disk before the next. What was set aside is deleted by `rubbish.empty()`, once the locks
-        are released. If the driver cannot let go, the record stays, flagged, and the next load tries again.
+        Each step is on disk before the next. The flag decides: from then on whoever loads the table next finishes
+        the deletion. `release` takes away what points at the layers, an image or a container. What was set aside
+        is deleted by `rubbish.empty()`, once the locks are released. If the driver cannot let go of a layer, its
+        record stays, flagged, and the next load tries again.
         """
-        if not is_incomplete(row):
-            flag(editor, row, incomplete=True)
-            editor.save()
-        if self._discard is not None:
-            self._discard(row.id, rubbish)
-        rubbish.set_aside(self.tar_split_path(row.id))
-        rubbish.set_aside(self.data_directory(row.id))
-        editor.remove(row)
+        for row in rows:
+            if not is_incomplete(row):
+                flag(editor, row, incomplete=True)
         editor.save()
+        if release is not None:
+            release()
+        try:
+            for row in rows:
+                if self._discard is not None:
+                    self._discard(row.id, rubbish)
+                rubbish.set_aside(self.tar_split_path(row.id))
+                rubbish.set_aside(self.data_directory(row.id))
+                editor.remove(row)
+        finally:
+            editor.save()
 
     # --- loading and saving -----------------------------------------------------------------------------
 
@@ -144,10 +161,13 @@ class LayerTable(Table):
         """Delete layers whose making or deletion never ended. One that resists stays and is named; others go on."""
         resisting = []
         rubbish = self.new_trash()
+        unfinished = [row for row in editor.rows if is_incomplete(row)]
+        if unfinished and self._release is not None:
+            self._release({row.id for row in unfinished})
         try:
-            for row in [row for row in editor.rows if is_incomplete(row)]:
+            for row in unfinished:
                 try:
-                    self.remove(editor, row, rubbish)
+                    self.remove(editor, [row], rubbish)
                 except (StorageError, OSError) as error:
                     resisting.append(f"layer {row.id} is incomplete and cannot be deleted: {error}")
         finally:

@@ -12,7 +12,7 @@ from orlop.records import containers as homes
 from orlop.store import layering, sizes
 from orlop.store.collection import Collection
 from orlop.store.engine import READ, WRITE, emptied
-from orlop.store.layers import delete_layer
+from orlop.store.layers import delete_layers
 from orlop.store.toplayer import pick_top_layer
 from orlop.system import files
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orlop.records.rows import Row
-    from orlop.records.table import View
+    from orlop.records.table import Editor, View
     from orlop.records.trash import Trash
     from orlop.store.engine import Engine, Tables
 
@@ -143,15 +143,16 @@ class Containers(Collection[Container]):
         # What can be refused without a layer is refused before one is copied; the table is looked at again below.
         with engine.open(containers=READ) as early:
             layering.check_free(early.containers, wanted.id, wanted.names)
-        made, _ = layering.make_layer(engine, tables, rubbish, draft)
-        try:
-            return self._record(wanted, image, made.id, record_flags, data)
-        except BaseException as error:
-            try:
-                engine.layers.remove(tables.layers, layering.require_layer(tables, made.id), rubbish)
-            except BaseException as second:
-                error.add_note(f"and the layer {made.id} made for it could not be deleted: {second}")
-            raise
+        # The record is written while the layer is still flagged: after a crash both are there, or neither.
+        recorded: list[Container] = []
+        layering.make_layer(
+            engine,
+            tables,
+            rubbish,
+            draft,
+            seal=lambda layer: recorded.append(self._record(wanted, image, layer, record_flags, data)),
+        )
+        return recorded[0]
 
     def _record(
         self,
@@ -239,9 +240,7 @@ class Containers(Collection[Container]):
             if row is None:
                 raise NotAContainer(f"no container has the id, name or unique prefix {ref!r}", ref=ref)
             layer = tables.layers.rows.by_id(row.document.get("layer") or "")
-            if layer is not None:
-                delete_layer(engine, tables, layer, rubbish)
-            remove_record(engine, tables, row, rubbish)
+            delete_with_layer(engine, tables, row, layer, rubbish)
 
 
 class _Wanted:
@@ -282,12 +281,20 @@ class _Wanted:
         self.host_gids = host_gids
 
 
-def remove_record(engine: Engine, tables: Tables, row: Row, rubbish: Trash) -> None:
+def delete_with_layer(engine: Engine, tables: Tables, row: Row, layer: Row | None, rubbish: Trash) -> None:
+    """Delete a container and its layer, if that has a record: both, or after a crash the next writer does."""
+    rows = [layer] if layer is not None else []
+    delete_layers(
+        engine, tables, rows, rubbish, lambda: remove_record(engine, tables.containers, row, rubbish)
+    )
+
+
+def remove_record(engine: Engine, editor: Editor, row: Row, rubbish: Trash) -> None:
     """Take a container's record away, its directories before it (`spec/records.md` 19.3)."""
     rubbish.set_aside(os.path.join(engine.place("containers"), row.id))
     files.remove_tree(os.path.join(engine.place("containers", run=True), row.id))
-    tables.containers.remove(row)
-    tables.containers.save()
+    editor.remove(row)
+    editor.save()
 
 
 class _Nothing:

@@ -6,7 +6,7 @@ from orlop.errors import LayerUnknown, NotALayer
 from orlop.model.layer import Layer
 from orlop.store import containers, images
 from orlop.store.engine import WRITE, emptied
-from orlop.store.layers import delete_layer
+from orlop.store.layers import delete_layers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,17 +29,16 @@ def delete(engine: Engine, ref: str) -> None:
             layer = tables.layers.rows.by_id(container.document.get("layer") or "")
             if layer is None:
                 raise NotALayer(f"container {container.id} has a layer without a record", ref=ref)
-            delete_layer(engine, tables, layer, rubbish)
-            containers.remove_record(engine, tables, container, rubbish)
+            containers.delete_with_layer(engine, tables, container, layer, rubbish)
             return
         image = tables.images.find(ref)
         if image is not None:
-            images.remove_record(engine, tables, image, rubbish)
+            images.remove_record(engine, tables.images, image, rubbish)
             return
         row = tables.layers.find(ref)
         if row is None:
             raise LayerUnknown(f"no container, image or layer of this store is called {ref!r}", ref=ref)
-        delete_layer(engine, tables, row, rubbish)
+        delete_layers(engine, tables, [row], rubbish)
 
 
 def wipe(engine: Engine) -> None:
@@ -49,12 +48,11 @@ def wipe(engine: Engine) -> None:
         engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
     ):
         for container in list(tables.containers.rows):
-            containers.remove_record(engine, tables, container, rubbish)
+            containers.remove_record(engine, tables.containers, container, rubbish)
         for image in list(tables.images.rows):
-            images.remove_record(engine, tables, image, rubbish)
+            images.remove_record(engine, tables.images, image, rubbish)
         rows = sorted(tables.layers.rows, key=lambda row: Layer(row.document).created.ns, reverse=True)
-        for row in rows:
-            delete_layer(engine, tables, row, rubbish)
+        delete_layers(engine, tables, rows, rubbish)
         driver = engine.ready_driver
         for id in driver.ids():
             driver.check_id(id)

@@ -100,7 +100,11 @@ def _exact(engine: Engine, view: View, row: Row) -> PieceStream | None:
         record = open(path, "rb")
     except FileNotFoundError:
         return None
-    driver = engine.ready_driver
-    assert isinstance(driver, SupportsFiles)
-    files = driver.files(row.id)
-    return PieceStream(assemble(record, files.open), on_close=(files.close, record.close))
+    try:
+        driver = engine.ready_driver
+        assert isinstance(driver, SupportsFiles)
+        files = driver.files(row.id)
+        return PieceStream(assemble(record, files.open), on_close=(files.close, record.close))
+    except BaseException:
+        record.close()
+        raise

@@ -103,6 +103,21 @@ class Engine:
         driver.check_id(id)
         driver.remove(id, rubbish.set_aside)
 
+    def _release(self, layer_ids: set[str]) -> None:
+        """Finish a deletion that was decided: drop the images and containers built on these layers.
+
+        A layer that is still being made has neither. Called while the layer table is held, which comes first.
+        """
+        from orlop.store import containers, images
+
+        with self.open(images=WRITE, containers=WRITE, additional=False) as tables:
+            rubbish = self.layers.new_trash()
+            for image in [row for row in tables.images.rows if row.document.get("layer") in layer_ids]:
+                images.remove_record(self, tables.images, image, rubbish)
+            for box in [row for row in tables.containers.rows if row.document.get("layer") in layer_ids]:
+                containers.remove_record(self, tables.containers, box, rubbish)
+        rubbish.empty()
+
     def _stored_ids(self) -> list[str]:
         return self.ready_driver.ids()
 
@@ -134,6 +149,7 @@ class Engine:
                 lock_timeout=options.lock_timeout,
                 discard=self._discard,
                 stored_ids=self._stored_ids,
+                release=self._release,
                 temp_roots=self.ready_driver.temp_roots(),
             )
         assert isinstance(table, LayerTable)

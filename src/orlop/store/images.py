@@ -12,7 +12,7 @@ from orlop.model.timestamp import Timestamp
 from orlop.store import layering, sizes
 from orlop.store.collection import Collection
 from orlop.store.engine import READ, WRITE, emptied
-from orlop.store.layers import delete_layer
+from orlop.store.layers import delete_layers
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orlop.records.rows import Row
-    from orlop.records.table import View
-    from orlop.store.engine import Tables
+    from orlop.records.table import Editor, View
+    from orlop.records.trash import Trash
+    from orlop.store.engine import Engine, Tables
 
 
 class Images(Collection[Image]):
@@ -174,17 +175,15 @@ class Images(Collection[Image]):
                 )
             going = _layers_to_go(tables, row)
             if not dry_run:
-                remove_record(engine, tables, row, rubbish)
-                for id in going:
-                    layer = tables.layers.rows.by_id(id)
-                    if layer is not None:
-                        delete_layer(engine, tables, layer, rubbish)
+                rows = [layer for id in going if (layer := tables.layers.rows.by_id(id)) is not None]
+                delete_layers(
+                    engine, tables, rows, rubbish, lambda: remove_record(engine, tables.images, row, rubbish)
+                )
         return tuple(map(LayerID, going))
 
 
-def remove_record(engine: Any, tables: Tables, row: Row, rubbish: Any) -> None:
+def remove_record(engine: Engine, editor: Editor, row: Row, rubbish: Trash) -> None:
     """Take an image's record away and set its data aside; its layers stay."""
-    editor = tables.images
     editor.remove(row)
     editor.save()
     rubbish.set_aside(os.path.join(editor.table.directory, row.id))
@@ -218,12 +217,12 @@ def _layers_to_go(tables: Tables, image: Row) -> list[str]:
 
 
 def _undo(images: Images, tables: Tables, row: Row, error: BaseException) -> None:
-    from orlop.records.trash import Trash
+    from orlop.records import trash
 
     engine = images._engine
-    rubbish = Trash(engine.layers.trash_root)
+    rubbish = trash.Trash(engine.layers.trash_root)
     try:
-        remove_record(engine, tables, row, rubbish)
+        remove_record(engine, tables.images, row, rubbish)
         rubbish.empty()
     except BaseException as second:
         error.add_note(f"and the unfinished image {row.id} could not be removed: {second}")

@@ -17,7 +17,7 @@ from orlop.store.engine import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any, BinaryIO
 
     from orlop.model.layer import Layer
@@ -179,11 +179,17 @@ def find_parent(engine: Engine, tables: Tables, ref: str | None) -> tuple[View, 
 
 
 def make_layer(
-    engine: Engine, tables: Tables, rubbish: Trash, draft: Draft, blob: Blob | None = None
+    engine: Engine,
+    tables: Tables,
+    rubbish: Trash,
+    draft: Draft,
+    blob: Blob | None = None,
+    seal: Callable[[str], object] | None = None,
 ) -> tuple[Layer, int]:
     """Make a layer, filled from `blob` if one is given; the value and the bytes unpacked (-1 without a blob).
 
-    On any error nothing of it stays (`records/incomplete`).
+    `seal` is called with the id once the layer is whole, before its flag goes: what is recorded there (a container)
+    comes and goes with the layer. On any error nothing of it stays (`records/incomplete`).
     """
     editor, table, driver = tables.layers, engine.layers, engine.ready_driver
     check_free(editor, draft.id, draft.names)
@@ -201,6 +207,8 @@ def make_layer(
         if blob is not None:
             size = fill(engine, tables, row, blob, draft.mappings, volatile=draft.volatile)
         engine.sync(id, volatile=draft.volatile)
+        if seal is not None:
+            seal(id)
     return layer_of(editor, row), size
 
 

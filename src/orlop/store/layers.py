@@ -241,7 +241,7 @@ class Layers(Collection[Layer]):
             if row is None:
                 raise NotALayer(f"no layer of this store has the id, name or unique prefix {ref!r}", ref=ref)
             _refuse_if_needed(tables, row)
-            delete_layer(engine, tables, row, rubbish)
+            delete_layers(engine, tables, [row], rubbish)
             for image in list(tables.images.rows):
                 mapped = image.document.get("mapped-layers") or []
                 if row.id in mapped:
@@ -270,7 +270,17 @@ def _refuse_if_needed(tables: Tables, row: Row) -> None:
         )
 
 
-def delete_layer(engine: Engine, tables: Tables, row: Row, rubbish: Trash) -> None:
-    """Unmount a layer until it is not mounted, then delete it; no questions asked. Layers are held exclusively."""
-    mounting.unmount_fully(engine, tables, row)
-    engine.layers.remove(tables.layers, row, rubbish)
+def delete_layers(
+    engine: Engine,
+    tables: Tables,
+    rows: list[Row],
+    rubbish: Trash,
+    release: Callable[[], None] | None = None,
+) -> None:
+    """Unmount layers until they are not mounted, then delete them; no questions asked.
+
+    `release` drops what points at them, once their deletion is decided (`records/layers`).
+    """
+    for row in rows:
+        mounting.unmount_fully(engine, tables, row)
+    engine.layers.remove(tables.layers, rows, rubbish, release)

@@ -90,7 +90,7 @@ def _mapped_copy(
         tables.images.save()
     except BaseException as error:
         try:
-            engine.layers.remove(tables.layers, row, rubbish)
+            engine.layers.remove(tables.layers, [row], rubbish)
         except BaseException as second:
             error.add_note(f"and the copy {made.id} could not be deleted: {second}")
         raise
