@@ -1,0 +1,254 @@
+"""From the words of the command line to one command on one open store (`spec/cli.md` 1.4).
+
+Rule 1: the order of events is a contract: flags, configuration, command, its flags, count of arguments,
+        namespace, store, answer. Scripts know what fails first.
+Rule 2: nothing is imported before it is needed. A small command costs about twice the bare interpreter, and that
+        is most of what anybody feels of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from orlop.config.load import Configuration
+from orlop.config.settings import Settings
+from orlop.dropin import commands
+from orlop.dropin.flags import HelpWanted, Values, WrongFlag, parse
+from orlop.dropin.streams import Call, OutputLost, Refusal, Streams
+from orlop.errors import StorageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from orlop.dropin.commands import Command
+
+FAILED = 1
+WRONG_AFTER_COMMAND = 125
+
+
+def run() -> NoReturn:
+    """The installed program: answers, and ends the process."""
+    # It lives for milliseconds, or streams bytes: there is no garbage worth looking for.
+    gc.disable()
+    streams = Streams()
+    try:
+        status = main(os.path.basename(sys.argv[0]), _words(), streams)
+        streams.flush()
+    except OutputLost as lost:
+        if lost.reader_left:
+            _die_of("SIGPIPE")
+        status = FAILED
+        streams.err(f"{lost}\n")
+        streams.flush()
+    except KeyboardInterrupt:
+        _die_of("SIGINT")
+    # All is written and closed by now, and taking the interpreter down would take longer than `version`.
+    os._exit(status)
+
+
+def main(program: str, words: list[str], streams: Streams) -> int:
+    """Run one command line; returns the exit status. `program` is the name that help and hints show."""
+    try:
+        before, rest = parse(words, (*commands.GLOBAL, commands.HELP))
+    except WrongFlag as wrong:
+        from orlop.dropin import usage
+
+        usage.wrong_before_command(program, wrong, streams)
+        return FAILED
+    except HelpWanted as help:
+        from orlop.dropin import usage
+
+        return usage.help_before_command(program, help.spelling, streams)
+    if before.on("help") or not rest:
+        from orlop.dropin import usage
+
+        usage.general(program, streams, all_on_stdout=before.on("help"))
+        return 0 if before.on("help") else FAILED
+    word, *rest = rest
+    command = commands.find(word)
+    if command is None:
+        streams.out(f"{word}: unrecognized command.\n")
+        return FAILED
+    wanted = _Wanted(before, streams)
+    try:
+        wanted.values, args = parse(rest, (*commands.GLOBAL, *command.flags), wanted.values)
+    except WrongFlag as wrong:
+        from orlop.dropin import usage
+
+        usage.complain(f"{program} {word}", wrong, streams)
+        return WRONG_AFTER_COMMAND
+    except HelpWanted:
+        from orlop.dropin import usage
+
+        usage.of_command(program, word, command, wanted.values, streams)
+        return WRONG_AFTER_COMMAND
+    problem = _wrong_count(command, args)
+    if problem:
+        from orlop.dropin import usage
+
+        streams.out(f"{word}: {problem}.\n")
+        usage.of_command(program, word, command, wanted.values, streams)
+        return FAILED
+    return _answered(wanted, command, args, streams)
+
+
+class _Wanted:
+    """The values of the flags that stand on both sides of the command, and what the configuration adds."""
+
+    def __init__(self, before: Values, streams: Streams) -> None:
+        self.configuration = Configuration(warn=self.warn)
+        self.values = Values(before)
+        self.problem: StorageError | OSError | None = None
+        self._streams = streams
+        # Until the flags behind the command are known, warnings are told; from then on only with --debug.
+        self._level_is_known = False
+        self._base = Settings()
+        if not any(
+            before.get(flag.key) for flag in (commands.GRAPH, commands.RUN, commands.DRIVER, commands.OPTIONS)
+        ):
+            try:
+                self._base = self.configuration.effective()
+            except (StorageError, OSError) as error:
+                self.problem = error  # wrong flags are told first; step 7 fails with this
+        self._level_is_known = True
+        base = self._base
+        self.values = Values(
+            {
+                "graph": base.graph_root,
+                "run": base.run_root,
+                "storage-driver": base.driver,
+                "storage-opt": list(base.driver_options),
+                "image-store": base.image_store,
+                "transient-store": base.transient,
+            }
+        )
+        self.values.update(before)
+
+    def warn(self, message: str) -> None:
+        if self.values.on("debug") or not self._level_is_known:
+            _log(self._streams, "warning", message)
+
+    def settings(self) -> Settings:
+        """What to open.
+
+        Raises:
+            StorageError, OSError: the configuration cannot be used.
+        """
+        if self.problem:
+            raise self.problem
+        values = self.values
+        return self.configuration.complete(
+            self._base.replace(
+                graph_root=values.text("graph"),
+                run_root=values.text("run"),
+                driver=values.text("storage-driver"),
+                driver_options=tuple(values.list("storage-opt")),
+                image_store=values.text("image-store"),
+                transient=values.on("transient-store"),
+            )
+        )
+
+
+def _answered(wanted: _Wanted, command: Command, args: list[str], streams: Streams) -> int:
+    """Enter a namespace if need be; open the store, run the command, close the store."""
+    from orlop.store.opening import open_store
+
+    try:
+        status = _status_from_namespace(wanted, streams)
+        if status is not None:
+            return status
+        settings = wanted.settings()
+        if wanted.values.on("debug"):
+            _debug(settings, streams)
+        store = open_store(
+            settings.graph_root,
+            settings.run_root,
+            settings.driver,
+            driver_options=settings.driver_options,
+            driver_priority=settings.driver_priority,
+            image_store=settings.image_store or None,
+            transient=settings.transient,
+        )
+    except (StorageError, OSError, ValueError) as error:
+        from orlop.dropin.text import describe
+
+        streams.out(f"error initializing: {describe(error)}\n")
+        return FAILED
+    with store:
+        try:
+            return command.load()(Call(store, command, wanted.values, args, streams))
+        except (StorageError, OSError, Refusal) as error:
+            from orlop.dropin.text import describe
+
+            streams.err(f"{describe(error)}\n")
+            return FAILED
+
+
+def _status_from_namespace(wanted: _Wanted, streams: Streams) -> int | None:
+    """What the same command line ended with in a namespace; None if it is to be answered here."""
+    asked = wanted.values.get("unshare")
+    if asked is None and os.geteuid() == 0:
+        from orlop.system import probe
+
+        # Nobody asked, and root stays where he is as long as he can mount there.
+        if probe.has_capability(probe.CAP_SYS_ADMIN) is not False:
+            return None
+    if asked is False:
+        return None
+    from orlop.dropin import namespace
+
+    environ = wanted.configuration.environ
+    if namespace.is_inside(environ):
+        return None
+    streams.flush()
+    return namespace.enter(bool(asked), environ, wanted.warn)
+
+
+def _debug(settings: Settings, streams: Streams) -> None:
+    """What the log begins with, and that it tells of every wait for a lock."""
+    from orlop.system import locks
+
+    _log(streams, "debug", f"Root: {settings.graph_root}")
+    _log(streams, "debug", f"Run Root: {settings.run_root}")
+    _log(streams, "debug", f"Driver Name: {settings.driver}")
+    _log(streams, "debug", f"Driver Options: [{' '.join(settings.driver_options)}]")
+
+    def waiting(path: str, mode: str) -> None:
+        _log(streams, "debug", f"waiting for {path} ({mode})")
+        streams.flush()
+
+    locks.on_wait = waiting
+
+
+def _wrong_count(command: Command, args: list[str]) -> str:
+    if len(args) < command.least:
+        return "more arguments required"
+    if len(args) > command.most:
+        return f"too many arguments ([{' '.join(args)}])"
+    return ""
+
+
+def _words() -> list[str]:
+    """The words of the command line as UTF-8, whatever the locale; other bytes are carried as surrogates."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return sys.argv[1:]
+    return [os.fsencode(word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
+
+
+def _log(streams: Streams, level: str, message: str) -> None:
+    from orlop.dropin.text import log_line
+
+    streams.err(log_line(level, message))
+
+
+def _die_of(name: str) -> NoReturn:
+    """End as a program does that never heard of the signal: a shell tells the two apart."""
+    import _signal  # type: ignore[import-not-found]  # the module `signal` imports `enum`
+
+    number = getattr(_signal, name)
+    _signal.signal(number, _signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)

@@ -1,0 +1,74 @@
+"""Commands about the store as a whole (`spec/cli.md` 10)."""
+
+from __future__ import annotations
+
+from orlop.dropin.streams import Refusal
+from orlop.errors import StorageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from orlop.dropin.streams import Call
+
+
+def status(call: Call) -> int:
+    return _pairs(call, call.store.status())
+
+
+def version(call: Call) -> int:
+    return _pairs(call, call.store.version())
+
+
+def _pairs(call: Call, pairs: Iterable[tuple[str, str]]) -> int:
+    """Text goes to standard error here, although it is the result; scripts of the peers read it there."""
+    if call.json:
+        call.answer(list(pairs))
+    else:
+        for key, value in pairs:
+            call.complain(f"{key}: {value}")
+    return 0
+
+
+def shutdown(call: Call) -> int:
+    return _done(call, "shutdown", lambda: call.store.shutdown(force=call.values.on("force")))
+
+
+def wipe(call: Call) -> int:
+    return _done(call, "wipe", call.store.wipe)
+
+
+def _done(call: Call, verb: str, work: Callable[[], object]) -> int:
+    """Nothing to say in text; in JSON an empty text, or an object without members for a failure."""
+    try:
+        work()
+    except (StorageError, OSError) as error:
+        if not call.json:
+            from orlop.dropin.text import describe
+
+            raise Refusal(f"{verb}: {describe(error)}") from error
+        call.answer({})
+        return 1
+    if call.json:
+        call.answer("")
+    return 0
+
+
+def config(call: Call) -> int:
+    """The configuration of this user, or what a file says; the flags of this call have no part in it."""
+    from orlop.config.load import Configuration
+
+    configuration = Configuration()
+    path = call.args[0] if call.args else ""
+    step = "default"
+    try:
+        settings = configuration.effective()
+        if path:
+            step = "reload"
+            settings = configuration.load(path)
+    except (StorageError, OSError) as error:
+        from orlop.dropin.text import describe
+
+        raise Refusal(f"{step}: {describe(error)}") from error
+    call.say(settings.json())
+    return 0

@@ -1,0 +1,66 @@
+"""Mounting (`spec/cli.md` 7). Every argument is tried; what was mounted before a failure stays mounted."""
+
+from __future__ import annotations
+
+from orlop.dropin.text import describe
+from orlop.errors import StorageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.dropin.streams import Call
+
+
+def mount(call: Call) -> int:
+    """One line an argument, an empty one for a failure: that keeps lines and arguments side by side."""
+    label = call.values.text("label")
+    answers = []
+    for word in call.args:
+        path = failure = ""
+        try:
+            path = call.store.mount(word, label=label)
+        except (StorageError, OSError) as error:
+            failure = describe(error)
+        answers.append({"id": word, "mountpoint": path, "error": failure})
+        if not call.json:
+            call.say(path)
+            if failure:
+                call.complain(f"{failure} while mounting {word}")
+    if call.json:
+        call.answer_objects(answers)
+    return 1 if any(answer["error"] for answer in answers) else 0
+
+
+def unmount(call: Call) -> int:
+    """The line that tells of the last unmount is printed in JSON, too."""
+    force = call.values.on("force")
+    answers = []
+    for word in call.args:
+        failure = ""
+        try:
+            if not call.store.unmount(word, force=force):
+                call.say(f"{word} mountpoint unmounted")
+        except (StorageError, OSError) as error:
+            failure = describe(error)
+        answers.append({"id": word, "error": failure})
+        if failure and not call.json:
+            call.complain(f"{failure} while unmounting {word}")
+    if call.json:
+        call.answer_objects(answers)
+    return 1 if any(answer["error"] for answer in answers) else 0
+
+
+def mounted(call: Call) -> int:
+    answers = []
+    for word in call.args:
+        failure = ""
+        try:
+            if call.store.mount_count(word) > 0:
+                call.say(f"{word} mounted")
+        except (StorageError, OSError) as error:
+            failure = describe(error)
+        answers.append({"id": word, "error": failure})
+        if failure and not call.json:
+            call.complain(f"{failure} checking if {word} is mounted")
+    if call.json:
+        call.answer_objects(answers)
+    return 1 if any(answer["error"] for answer in answers) else 0
