@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
                     f"the container's changes as a layer of their own: changes.tar, {len(tar.getnames())} entries"
                 )
             exported = place / "exported.tar"
-            with store.diff(layer.id, compression="none") as stream, exported.open("wb") as out:
+            with store.diff(layer.id, compression=0) as stream, exported.open("wb") as out:
                 stream.write_to(out.fileno())
             rate(exported.stat().st_size)
 
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
     took = time.perf_counter() - began
     say_tree(place)
     summary(took)
-    look_around(place, store_roots, how)
+    look_around(place, store_roots, box.layer[:12], how)
 
 
 def say(text: str) -> None:
@@ -218,7 +218,7 @@ def has_subordinate_ids() -> bool:
 def make_archive(path: Path, *, devices: bool) -> str:
     """Some thousand of this machine's files as a tar, with everything that makes root file systems awkward."""
     kinds: Counter[str] = Counter()
-    with gzip.open(path, "wb", compresslevel=1) as packed:
+    with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as packed:
         with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for entry, content in chain(made_up(devices), harvest(), filling(kinds)):
                 if entry.isreg():
@@ -231,9 +231,8 @@ def make_archive(path: Path, *, devices: bool) -> str:
                 kinds["setuid or setgid"] += entry.isreg() and bool(entry.mode & 0o6000)
                 kinds["with extended attributes"] += any("xattr" in key for key in entry.pax_headers)
                 kinds["device nodes"] += entry.isdev() and not entry.isfifo()
-    return "made from this machine's own files: " + ", ".join(
-        f"{n:,} {what}" for what, n in kinds.items() if n
-    )
+    counts = [f"{count:,} {what}" for what, count in kinds.items() if count]
+    return f"made from this machine's own files: {counts[0]},\n{', '.join(counts[1:])}"
 
 
 def made_up(devices: bool) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
@@ -452,7 +451,7 @@ def say_tree(place: Path) -> None:
     say("")
 
 
-def look_around(place: Path, roots: dict[str, str], how: powers) -> None:
+def look_around(place: Path, roots: dict[str, str], layer: str, how: powers) -> None:
     command = Path(sys.executable).parent / "orlop-storage"
     flags = f"--graph {roots['graph_root']} --run {roots['run_root']} --storage-driver {roots['driver']}"
     for option in how.options:
@@ -463,7 +462,7 @@ def look_around(place: Path, roots: dict[str, str], how: powers) -> None:
         ("st layers --tree", "the layers, and who uses them"),
         ("st images", "the image, its digest and data"),
         ("st get-image-data localhost/orlop-demo:latest manifest", "the manifest"),
-        ("st changes demo-box", "what the container changed"),
+        (f"st changes {layer}", "what the container changed"),
         ("st mount demo-box", "mount it, and print where"),
         ("st diff --uncompressed demo-base | tar -t", "the layer as an archive"),
     ):
