@@ -260,15 +260,17 @@ def sync_tree(path: str) -> None:
 def _sync_level(at: Descent) -> list[bytes]:
     """Sync the files of the current directory, then itself; the names of the directories in it."""
     directories = []
-    for name, _, is_directory in at.entries():
-        if is_directory:
-            directories.append(name)
-        elif stat.S_ISREG(os.stat(name, dir_fd=at.fd, follow_symlinks=False).st_mode):
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at.fd)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+    with os.scandir(at.fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(os.fsencode(entry.name))
+            elif entry.is_file(follow_symlinks=False):
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                fd = os.open(entry.name, flags, dir_fd=at.fd)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
     _sync_dir(at.fd)
     return directories
 

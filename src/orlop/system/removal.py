@@ -117,6 +117,8 @@ def _clear(at: Descent, helper: _Helper | None, backwards: bool) -> list[str]:
             for name in others:
                 try:
                     os.unlink(name, dir_fd=fd)
+                except FileNotFoundError:
+                    pass
                 except OSError as error:
                     if error.errno == errno.EISDIR:  # the file system does not tell kinds, or it was swapped
                         directories.append(name)
