@@ -17,7 +17,7 @@ _ENTRIES = ((1, 6, -1), (2, 7, 99), (4, 4, -1), (16, 7, -1), (32, 4, -1))
 ACL = struct.pack("<I", 2) + b"".join([struct.pack("<HHi", *entry) for entry in _ENTRIES])
 
 
-def plant(root: Path) -> None:
+def plant(root: Path, *, sockets: bool = True) -> None:
     """Every kind of file, odd owners, modes, names and times, links of all sorts, attributes, a hole."""
     root.mkdir(exist_ok=True)
     etc = root / "etc"
@@ -59,10 +59,11 @@ def plant(root: Path) -> None:
     os.mknod(dev / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 70000))
     (dev / "null").chmod(0o666)
     os.chown(dev / "disk", 0, 6)
-    listener = socket.socket(socket.AF_UNIX)
-    with at(dev):
-        listener.bind("log")
-    listener.close()
+    if sockets:
+        listener = socket.socket(socket.AF_UNIX)
+        with at(dev):
+            listener.bind("log")
+        listener.close()
     (root / os.fsdecode(b"caf\xe9 \xff")).write_bytes(b"a name that is not UTF-8")
     (root / "line\nbreak").write_bytes(b"")
     with open(root / "sparse", "wb") as file:

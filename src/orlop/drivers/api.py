@@ -70,7 +70,6 @@ it; `tests/contract/test_example.py` runs these lines.)
     >>> root = driver.mount("box")
     >>> with open(root + "/etc/motd", "w") as file:
     ...     print("ahoy", file=file)
-    1
     >>> driver.unmount("box")
     >>> for change in driver.changes("box", "base"):
     ...     print(change)

@@ -210,9 +210,10 @@ class VFS(NaiveDiff, SupportsFiles):
         self._chown(place, owner)
 
     def sync(self, id: str) -> None:
+        place = self._directory(id)
         if self.options.durable:
             # One call for a layer's many files, its own name in the directory included.
-            files.sync_filesystem(os.path.dirname(self._directory(id)))
+            files.sync_filesystem(os.path.dirname(place))
 
 
 def _label(place: str) -> None:

@@ -1,0 +1,85 @@
+"""The drivers that must keep the contract of `drivers/api.py`: one line each, and every test here runs for it."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import loopfs
+import peers
+from orlop.drivers import registry
+from orlop.drivers.api import Driver
+from orlop.errors import NotSupported
+from orlop.system import files
+
+
+@dataclass(frozen=True)
+class Case:
+    """A driver, and what kind of file system its root has to lie on; None: any."""
+
+    name: str
+    on: str | None = None
+    options: tuple[str, ...] = ()
+
+
+CASES = [
+    Case("vfs"),
+]
+
+
+@dataclass
+class Rubbish:
+    """`set_aside` as the store does it: a rename now, removal later."""
+
+    taken: list[tuple[str, str]] = field(default_factory=list)
+
+    def __call__(self, path: str, temp_root: str) -> None:
+        files.make_dirs(temp_root)
+        os.rename(path, os.path.join(temp_root, str(len(self.taken))))
+        self.taken.append((path, temp_root))
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    assert isinstance(request.param, Case)
+    return request.param
+
+
+@pytest.fixture
+def open_driver(case: Case, place: Path) -> Iterator[Callable[..., Driver]]:
+    """Opens the driver; each call on the same roots, as another process or a later one would."""
+    peers.need_root()
+    with ExitStack() as stack:
+        base = stack.enter_context(loopfs.mounted(case.on, place)) if case.on else place
+        opened: list[Driver] = []
+
+        def open(**changes: Any) -> Driver:
+            for root in ("graph", "run"):
+                (base / root).mkdir(exist_ok=True)
+            settings = {"options": case.options, "durable": False} | changes
+            try:
+                driver = registry.open_driver(
+                    case.name, graph_root=str(base / "graph"), run_root=str(base / "run"), **settings
+                )
+            except NotSupported as reason:
+                peers.missing(f"what the driver {case.name} needs ({reason})")
+            opened.append(driver)
+            return driver
+
+        yield open
+        for driver in opened:
+            driver.shutdown()
+
+
+@pytest.fixture
+def driver(open_driver: Callable[..., Driver]) -> Driver:
+    return open_driver()
+
+
+@pytest.fixture
+def rubbish() -> Rubbish:
+    return Rubbish()
