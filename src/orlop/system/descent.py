@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 from orlop.errors import UnsafePath
 
@@ -28,25 +29,41 @@ KEPT_OPEN = 64
 GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE))
 """What the kernel answers when a name that was listed is no more, or is another kind of thing now."""
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+GUARD_AFTER = 1000
+"""Files after which `Descent.guard` has paid for itself: it takes 5 ms and saves 5 µs a file."""
+
+FILE, DIRECTORY, OTHER = 1, 2, 3
+
+_OPEN_TREE_CLONE = 0x1
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_GUARDS = 0x01 | 0x02 | 0x04 | 0x08 | 0x10  # MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC, NOATIME
+_ATIME_MASK = 0x70
+
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY = _FILE | os.O_DIRECTORY
 
 
 class Descent:
     """The open directories from a root down to the current one.
 
     `fd` is the descriptor of the current directory and `status` what fstat said about it when it was opened. Both
-    belong to the descent and change with its steps.
+    belong to the descent and change with its steps. `guarded` says whether `guard` has succeeded.
     """
 
-    __slots__ = ("_above", "_closed", "_names", "fd", "status")
+    __slots__ = ("_above", "_closed", "_names", "fd", "guarded", "status")
 
     def __init__(self, root: str) -> None:
         """Open `root`, a path of our own: symlinks in it are followed."""
-        self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.status = os.fstat(self.fd)
+        self._begin(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def _begin(self, fd: int) -> None:
+        self.fd = fd
+        self.status = os.fstat(fd)
         self._above: list[tuple[int, os.stat_result]] = []
         self._closed = 0  # so many at the beginning of `_above` have been closed again
         self._names: list[bytes] = []
+        self.guarded = False
 
     def __enter__(self) -> Self:
         return self
@@ -114,18 +131,72 @@ class Descent:
         for name in path[same:]:
             self.enter(name)
 
+    def guard(self) -> bool:
+        """Go on in a private view of the mount in which nothing can be written and no device can be opened.
+
+        Whoever opens files beneath a root that others change opens, now and then, what they have just put there.
+        In a guarded descent the worst that can be is a FIFO, so a file may be opened by its name and looked at
+        afterwards. True if that is so from now on; the kernel (5.12) gives such a view to privileged processes only.
+        """
+        if not self.guarded and not self._closed:
+            try:
+                view = _private_view(self._above[0][0] if self._above else self.fd)
+            except OSError:
+                return False
+            guarded = Descent.__new__(Descent)
+            guarded._begin(view)
+            try:
+                guarded.go(self._names)
+                same = os.path.samestat(guarded.status, self.status)
+            except OSError:
+                same = False
+            if not same:
+                guarded.close()
+                return False
+            self.close()
+            self.fd, self.status, self._above = guarded.fd, guarded.status, guarded._above
+            self.guarded = True
+        return self.guarded
+
+    def open_guarded(self, name: bytes) -> int:
+        """Open for reading what is listed as a regular file. Look at it before use; in a guarded descent only."""
+        return os.open(name, _FILE, dir_fd=self.fd)
+
     @property
     def depth(self) -> int:
         """Directories between the root and the current one, which counts; 0 at the root."""
         return len(self._names)
 
-    def entries(self) -> list[tuple[bytes, int, bool]]:
-        """(name, inode, is a directory) of what the current directory lists, sorted by the bytes of the names.
+    def entries(self) -> list[tuple[bytes, int, int]]:
+        """(name, kind, inode) of what the current directory lists, sorted by the bytes of the names.
 
-        The inode is what the directory says: on a mount point it is that of the directory underneath.
+        `kind` is FILE, DIRECTORY or OTHER. Kind and inode are what the directory says: it may be another thing by
+        now, and on a mount point the inode is that of the directory underneath.
         """
         with os.scandir(self.fd) as found:
-            return sorted([(os.fsencode(e.name), e.inode(), e.is_dir(follow_symlinks=False)) for e in found])
+            return sorted([(os.fsencode(entry.name), _kind(entry), entry.inode()) for entry in found])
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    if entry.is_file(follow_symlinks=False):
+        return FILE
+    return DIRECTORY if entry.is_dir(follow_symlinks=False) else OTHER
+
+
+def _private_view(root: int) -> int:
+    """An open directory: `root`, on a copy of its mount that belongs to nobody and ends with its last handle."""
+    from ctypes import create_string_buffer
+
+    from orlop.system import libc
+
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | _AT_EMPTY_PATH | os.O_CLOEXEC
+    copy = libc.syscall("open_tree", root, b"", flags)
+    try:
+        change = create_string_buffer(struct.pack("=QQQQ", _GUARDS, _ATIME_MASK, 0, 0), 32)
+        libc.syscall("mount_setattr", copy, b"", _AT_RECURSIVE | _AT_EMPTY_PATH, change, len(change))
+        return os.open(".", _DIRECTORY, dir_fd=copy)
+    finally:
+        os.close(copy)
 
 
 def names_of(path: bytes) -> list[bytes]:
@@ -138,6 +209,14 @@ def names_of(path: bytes) -> list[bytes]:
     if not _NOT_NAMES.isdisjoint(names):
         raise UnsafePath(f"{os.fsdecode(path)!r} is not a plain path below a root", path=path)
     return names
+
+
+def place_of(path: bytes) -> tuple[list[bytes], bytes]:
+    """(names of the directories, last name) of a path relative to a root. Raises UnsafePath, also for the root."""
+    names = names_of(path)
+    if not names:
+        raise UnsafePath("the root of a tree was given where a path below it was wanted", path=path)
+    return names[:-1], names[-1]
 
 
 _NOT_NAMES = frozenset((b"", b".", b".."))

@@ -52,30 +52,12 @@ def copied(name: str) -> bool:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def read(fd: int, wanted: Wanted) -> dict[bytes, bytes]:
+def read(target: int | bytes, wanted: Wanted, *, follow: bool = True) -> dict[bytes, bytes]:
     """The attributes of an open file or directory whose names `wanted` accepts.
 
     None where the file system has no attributes. Left out is a value larger than the kernel hands out (E2BIG),
     one that went away meanwhile, and a file capability of another user namespace (EOVERFLOW).
     """
-    return _read(fd, True, wanted)
-
-
-def read_handle(path_fd: int, wanted: Wanted) -> dict[bytes, bytes]:
-    """`read`, for what an `O_PATH` descriptor stands for, a symlink or a device included.
-
-    The kernel refuses attribute calls on such a descriptor, but not on its name in /proc: that leads to the very
-    file, even to a symlink, and no further.
-    """
-    return _read(b"/proc/self/fd/%d" % path_fd, True, wanted)
-
-
-def read_beneath(dir_fd: int, name: bytes, wanted: Wanted) -> dict[bytes, bytes]:
-    """`read`, for the entry `name` (one component) of an open directory; a symlink there is not followed."""
-    return _read(b"/proc/self/fd/%d/%b" % (dir_fd, name), False, wanted)
-
-
-def _read(target: int | bytes, follow: bool, wanted: Wanted) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     try:
         names = os.listxattr(target, follow_symlinks=follow)
@@ -91,6 +73,20 @@ def _read(target: int | bytes, follow: bool, wanted: Wanted) -> dict[bytes, byte
                 if error.errno not in _NO_VALUE:
                     raise
     return found
+
+
+def read_handle(path_fd: int, wanted: Wanted) -> dict[bytes, bytes]:
+    """`read`, for what an `O_PATH` descriptor stands for, a symlink or a device included.
+
+    The kernel refuses attribute calls on such a descriptor, but not on its name in /proc: that leads to the very
+    file, even to a symlink, and no further.
+    """
+    return read(b"/proc/self/fd/%d" % path_fd, wanted)
+
+
+def read_beneath(dir_fd: int, name: bytes, wanted: Wanted) -> dict[bytes, bytes]:
+    """`read`, for the entry `name` (one component) of an open directory; a symlink there is not followed."""
+    return read(b"/proc/self/fd/%d/%b" % (dir_fd, name), wanted, follow=False)
 
 
 _NO_VALUE = frozenset((errno.E2BIG, errno.ENODATA, errno.ENOTSUP, errno.EOVERFLOW))
