@@ -4,8 +4,10 @@ import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,29 +112,37 @@ def engine_layer(tool: str) -> Writer:
     """A layer out of an image that buildah built and podman saved."""
 
     def write(root: Path, scratch: Path) -> bytes:
-        base, source = scratch / "engine", tree(root, names="utf8")
-        roots = ["--root", str(base / "graph"), "--runroot", str(base / "run"), "--storage-driver", "vfs"]
-        box = run("buildah", *roots, "from", "scratch").decode().strip()
-        (source / "fifo").unlink()
-        run("buildah", *roots, "copy", "-q", box, str(source), "/data")
-        if tool == "buildah":
-            target = base / "oci"
-            image = run("buildah", *roots, "commit", "-q", "--disable-compression", box).decode().strip()
-            run("buildah", *roots, "push", "-q", "--disable-compression", image, f"oci:{target}:x")
-            index = json.loads((target / "index.json").read_text())
-            manifest = json.loads(_oci_blob(target, index["manifests"][0]["digest"]))
-            return _oci_blob(target, manifest["layers"][0]["digest"])
-        run("buildah", *roots, "commit", "-q", box, "localhost/made")
-        archive = scratch / "saved.tar"
-        run("podman", *roots, "save", "-q", "-o", str(archive), "localhost/made")
-        with tarfile.open(archive) as saved:
-            member = saved.extractfile("manifest.json")
-            assert member is not None
-            layer = saved.extractfile(json.load(member)[0]["Layers"][0])
-            assert layer is not None
-            return layer.read()
+        base = Path(tempfile.mkdtemp(prefix="o-", dir="/tmp"))  # podman wants a short run root
+        try:
+            return _built(tool, tree(root, names="utf8"), base)
+        finally:
+            peers.unmount_below(base)
+            shutil.rmtree(base)
 
     return write
+
+
+def _built(tool: str, source: Path, base: Path) -> bytes:
+    roots = ["--root", str(base / "graph"), "--runroot", str(base / "run"), "--storage-driver", "vfs"]
+    box = run("buildah", *roots, "from", "scratch").decode().strip()
+    (source / "fifo").unlink()
+    run("buildah", *roots, "copy", "-q", box, str(source), "/data")
+    if tool == "buildah":
+        target = base / "oci"
+        image = run("buildah", *roots, "commit", "-q", "--disable-compression", box).decode().strip()
+        run("buildah", *roots, "push", "-q", "--disable-compression", image, f"oci:{target}:x")
+        index = json.loads((target / "index.json").read_text())
+        manifest = json.loads(_oci_blob(target, index["manifests"][0]["digest"]))
+        return _oci_blob(target, manifest["layers"][0]["digest"])
+    run("buildah", *roots, "commit", "-q", box, "localhost/made")
+    archive = base / "saved.tar"
+    run("podman", *roots, "save", "-q", "-o", str(archive), "localhost/made")
+    with tarfile.open(archive) as saved:
+        member = saved.extractfile("manifest.json")
+        assert member is not None
+        layer = saved.extractfile(json.load(member)[0]["Layers"][0])
+        assert layer is not None
+        return layer.read()
 
 
 def _oci_blob(target: Path, digest: str) -> bytes:
