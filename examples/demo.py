@@ -19,6 +19,7 @@ import stat
 import sys
 import tarfile
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ LEAST = 5_000  # a bare machine may not have that many files: the rest is made u
 SOURCES = ("/etc", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/share", "/usr/local", "/opt")
 LARGEST = 1_500_000  # a few large files would be all of it otherwise
 STEPS = 8
+NAMESPACE = "_CONTAINERS_USERNS_CONFIGURED"  # set for programs inside a user namespace
 
 
 # --- talking ------------------------------------------------------------------------------------------------
@@ -43,9 +45,9 @@ def main(argv: list[str]) -> None:
     archive = Path(argv[1]).resolve() if len(argv) > 1 else None
     if archive is not None and not archive.is_file():
         raise SystemExit(f"make demo ARCHIVE={argv[1]}: there is no such file")
-    how = powers()
+    how = Powers()
     say("orlop: a root file system goes in, is used and changed, and comes out bit for bit\n")
-    say(f"    {how.sentence}\n")
+    say(textwrap.fill(how.sentence, 92, initial_indent="    ", subsequent_indent="    ") + "\n")
 
     place = Path(tempfile.mkdtemp(prefix="orlop-demo-"))
     store_roots = {"graph_root": str(place / "graph"), "run_root": str(place / "run"), "driver": "vfs"}
@@ -159,57 +161,49 @@ def summary(took: float) -> None:
 # --- what this user may do ----------------------------------------------------------------------------------
 
 
-class powers:
-    """Root, root of a user namespace, or neither: what the demo leaves out depends on it."""
+class Powers:
+    """Root, root of a user namespace with many ids or with one: what ends up on disk depends on it."""
 
     def __init__(self) -> None:
-        inside = os.environ.get("_CONTAINERS_USERNS_CONFIGURED")
-        self.namespace = bool(inside)
-        self.devices = os.geteuid() == 0 and not inside
         self.options: list[str] = []
-        if self.devices:
-            self.sentence = (
-                "Running as root: owners, device nodes and capabilities are kept on disk as in the archive."
-            )
-        elif self.namespace:
-            self.sentence = (
-                "Running as an ordinary user, as root of a user namespace with your subordinate ids:\n"
-                "owners are kept, shifted into your range; device nodes cannot be made and are left out."
-            )
+        self.namespace = NAMESPACE in os.environ
+        self.devices = can_make_devices()
+        ids = sum(int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines())
+        if not self.namespace:
+            who, owners = "Running as root", "owners are kept on disk as in the archive"
+        elif ids > 1:
+            who = "Running as an ordinary user, as root of a user namespace with your subordinate ids"
+            owners = "owners are kept, shifted into your range"
         else:
             self.options = ["vfs.ignore_chown_errors=true"]
-            self.sentence = (
-                "Running as an ordinary user without subordinate ids (/etc/subuid): every file on disk\n"
-                "becomes yours (option vfs.ignore_chown_errors=true), device nodes are left out.\n"
-                "The export is exact all the same."
-            )
+            who = "Running as an ordinary user without subordinate ids (/etc/subuid), in a user namespace"
+            owners = "every file in the store is yours (option vfs.ignore_chown_errors=true)"
+        nodes = "device nodes, too" if self.devices else "device nodes are left out"
+        self.sentence = f"{who}: {owners}; {nodes}. The export is exact in any case."
 
 
-def enter_namespace_if_possible(argv: list[str]) -> None:
-    """As an ordinary user with subordinate ids: run the demo again as root of a user namespace, and end with it."""
-    if os.geteuid() == 0 or os.environ.get("_CONTAINERS_USERNS_CONFIGURED"):
-        return
-    if not has_subordinate_ids():
+def can_make_devices() -> bool:
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            os.mknod(f"{place}/null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except OSError:
+            return False
+    return True
+
+
+def become_root_of_a_namespace(argv: list[str]) -> None:
+    """As an ordinary user: run this program again as root of a user namespace of its own, and end with it."""
+    if os.geteuid() == 0:
         return
     from orlop.system import userns
 
-    sys.stdout.flush()
-    sys.exit(userns.enter_namespace([sys.executable, *argv], environ=os.environ))
-
-
-def has_subordinate_ids() -> bool:
-    import pwd
-
-    user = pwd.getpwuid(os.getuid())
-    mine = (user.pw_name, str(user.pw_uid))
-    for table in ("/etc/subuid", "/etc/subgid"):
-        try:
-            lines = Path(table).read_text().splitlines()
-        except OSError:
-            return False
-        if not any(line.split(":")[0] in mine for line in lines):
-            return False
-    return all(shutil.which(helper) for helper in ("newuidmap", "newgidmap"))
+    try:
+        status = userns.enter_namespace([sys.executable, *argv], environ=os.environ)
+    except OSError as error:
+        raise SystemExit(
+            f"an ordinary user needs a user namespace, and this machine refuses one: {error}"
+        ) from error
+    sys.exit(status)
 
 
 # --- a root file system from this machine -------------------------------------------------------------------
@@ -340,7 +334,7 @@ def walk(top: str) -> Iterator[Path]:
 def described(name: str, info: os.stat_result, kind: bytes) -> tarfile.TarInfo:
     made = tarfile.TarInfo(name)
     made.type, made.mode, made.mtime = kind, stat.S_IMODE(info.st_mode), int(info.st_mtime)
-    if os.geteuid() == 0 and not os.environ.get("_CONTAINERS_USERNS_CONFIGURED"):
+    if NAMESPACE not in os.environ:
         made.uid, made.gid = info.st_uid, info.st_gid  # elsewhere owners look like "nobody": they stay root
     return made
 
@@ -451,7 +445,7 @@ def say_tree(place: Path) -> None:
     say("")
 
 
-def look_around(place: Path, roots: dict[str, str], layer: str, how: powers) -> None:
+def look_around(place: Path, roots: dict[str, str], layer: str, how: Powers) -> None:
     command = Path(sys.executable).parent / "orlop-storage"
     flags = f"--graph {roots['graph_root']} --run {roots['run_root']} --storage-driver {roots['driver']}"
     for option in how.options:
@@ -475,11 +469,21 @@ def look_around(place: Path, roots: dict[str, str], layer: str, how: powers) -> 
                 say(f"    {called} {words}")
     say("\nRemove it all")
     if how.namespace:
-        say(f"    {command} unshare rm -rf {place}    # files in it belong to your subordinate ids")
+        say(f"    {sys.executable} {Path(__file__).resolve()} --remove {place}")
     else:
         say(f"    rm -rf {place}")
 
 
+def remove(place: Path) -> None:
+    """Inside the namespace, where files of subordinate ids can be removed, too."""
+    if not place.name.startswith("orlop-demo-"):
+        raise SystemExit(f"{place} was not made by this demo")
+    shutil.rmtree(place)
+
+
 if __name__ == "__main__":
-    enter_namespace_if_possible(sys.argv)
-    main(sys.argv)
+    become_root_of_a_namespace(sys.argv)
+    if sys.argv[1:2] == ["--remove"]:
+        remove(Path(sys.argv[2]))
+    else:
+        main(sys.argv)
