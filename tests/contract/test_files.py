@@ -10,6 +10,7 @@ import pytest
 import layers
 from orlop.drivers.api import Driver, LayerFiles, SupportsFiles
 from orlop.errors import UnsafePath
+from orlop.system.descent import Descent
 
 
 @pytest.fixture
@@ -23,9 +24,14 @@ def root(driver: Driver) -> Iterator[Path]:
     driver.unmount("one")
 
 
-@pytest.fixture
-def found(driver: Driver, root: Path) -> Iterator[LayerFiles]:
+@pytest.fixture(params=["guarded", "looking first"])
+def found(
+    driver: Driver, root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LayerFiles]:
+    """The files, opened in a view without devices, and as on kernels that do not give one."""
     assert isinstance(driver, SupportsFiles)
+    if request.param == "looking first":
+        monkeypatch.setattr(Descent, "guard", lambda self: False)
     before = len(os.listdir("/proc/self/fd"))
     with driver.files("one") as files:
         yield files

@@ -1,8 +1,9 @@
 """Files of a layer by the names that an archive has for them, without mounting anything.
 
 Names are hostile, and so is the tree: a container may have put a symlink, a FIFO or a device where the archive had
-a file. A name is resolved beneath the layer's root and nowhere else, and what stands there is looked at through a
-handle that reads nothing before it is opened.
+a file. A name is resolved beneath the layer's root and nowhere else. What stands there is opened in a view of the
+layer in which devices cannot be opened (`Descent.guard`); where the kernel gives us none, and whenever that open
+fails, it is looked at through a handle first, which opens nothing.
 """
 
 from __future__ import annotations
@@ -14,43 +15,42 @@ import stat
 from orlop.drivers.api import LayerFiles
 from orlop.errors import UnsafePath
 from orlop.system.beneath import Root
-from orlop.system.descent import open_unnoticed
+from orlop.system.descent import Descent, open_unnoticed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
+_READ_AT_ONCE = _READ | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOT_HERE = (errno.ENOENT, errno.ENOTDIR)
 
 
 class DirectoryFiles(LayerFiles):
-    """The files below one or more directories; the first that has a name counts."""
+    """The files below one or more directories of our own choosing; the first that has a name counts."""
 
     def __init__(self, directories: Iterable[str]) -> None:
-        self._roots: list[Root] = []
+        self._places: list[_Place] = []
         try:
             for directory in directories:
-                self._roots.append(Root(os.open(directory, _DIRECTORY)))
+                self._places.append(_Place(directory))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        for root in self._roots:
-            root.forget()
-            os.close(root.fd)
-        self._roots = []
+        for place in self._places:
+            place.close()
+        self._places = []
 
     def open(self, name: bytes) -> int:
         if b"\0" in name:
             raise UnsafePath(f"{name!r} cannot be the name of a file", path=name)
         first: OSError | None = None
-        for root in self._roots:
+        for place in self._places:
             try:
-                return _open_regular(root, name)
+                return place.open(name)
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
@@ -58,9 +58,37 @@ class DirectoryFiles(LayerFiles):
         raise first or ValueError("the files of this layer were closed")
 
 
-def _open_regular(root: Root, name: bytes) -> int:
-    # Archives go directory by directory, and the root remembers the last ones: one name is left to look up.
-    parent, last = root.parent(name)
+class _Place:
+    """One directory, with handles of those below it that were asked for last: archives go directory by directory."""
+
+    __slots__ = ("_at", "_root")
+
+    def __init__(self, directory: str) -> None:
+        self._at = Descent(directory)
+        self._at.guard()
+        self._root = Root(self._at.fd)
+
+    def close(self) -> None:
+        self._root.forget()
+        self._at.close()
+
+    def open(self, name: bytes) -> int:
+        parent, last = self._root.parent(name)
+        if self._at.guarded:
+            try:
+                fd = os.open(last, _READ_AT_ONCE, dir_fd=parent)
+            except OSError as error:
+                if error.errno in _NOT_HERE:
+                    error.filename = os.fsdecode(name)
+                    raise
+            else:
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    return fd
+                os.close(fd)
+        return _open_looking(parent, last, name)
+
+
+def _open_looking(parent: int, last: bytes, name: bytes) -> int:
     try:
         handle = os.open(last, _LOOK, dir_fd=parent)
     except OSError as error:
