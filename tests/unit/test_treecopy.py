@@ -226,6 +226,62 @@ def test_a_helper_that_is_killed_is_an_error(tmp_path: Path, monkeypatch: pytest
         treecopy.copy_tree(str(tmp_path / "a"), str(tmp_path / "b"))
 
 
+def test_where_no_process_can_be_had_one_does_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees.plant(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    before = trees.listing(tmp_path / "a")
+    monkeypatch.setattr(treecopy, "_ALONE", 0)
+    tried = []
+
+    def refuse(*args: object, **options: object) -> confine.Worker:
+        tried.append(args)
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(confine, "start", refuse)
+    treecopy.copy_tree(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert len(tried) == 1
+    assert trees.listing(tmp_path / "b") == before
+
+
+def test_somebody_who_swaps_a_directory_for_a_link_gets_nothing_from_outside(tmp_path: Path) -> None:
+    """CVE-2018-15664: a path that was checked is another one by the time it is used."""
+    outside, layer = tmp_path / "outside", tmp_path / "layer"
+    outside.mkdir()
+    for number in range(20):
+        (outside / f"f{number}").write_bytes(b"secret")
+    (layer / "d").mkdir(parents=True)
+    for number in range(20):
+        (layer / "d" / f"f{number}").write_bytes(b"public")
+    (layer / "link").symlink_to(outside)
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for a, b in (("d", "aside"), ("link", "d"), ("d", "link"), ("aside", "d")):
+                os.rename(layer / a, layer / b)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    whole = disturbed = 0
+    try:
+        for number in range(150):
+            target = tmp_path / f"copy{number}"
+            target.mkdir()
+            try:
+                treecopy.copy_tree(str(layer), str(target))
+                whole += 1
+            except OSError:
+                disturbed += 1
+            for path in target.rglob("*"):
+                if path.is_file() and not path.is_symlink() and not path.parent.is_symlink():
+                    assert path.read_bytes() == b"public"
+    finally:
+        stop.set()
+        thread.join()
+    assert whole
+    assert whole + disturbed == 150
+
+
 @pytest.mark.parametrize("ignore", [True, False])
 def test_a_user_copies_what_belongs_to_others_only_if_told_so(tmp_path: Path, ignore: bool) -> None:
     """With ignore_chown_errors the copy is the user's own; without, it fails where the first owner cannot be set."""

@@ -192,7 +192,12 @@ class _Helper:
             self._seen += len(names)
             if not self._wanted or self._seen < _ALONE:
                 return False
-            self._worker = self._start()
+            try:
+                self._worker = self._start()
+            except (OSError, RuntimeError):
+                # No process to be had (a limit on their number, an interpreter that is part of another program).
+                self._wanted = False
+                return False
         try:
             self._ahead -= len(os.read(self._done, 4096))
         except BlockingIOError:
