@@ -6,6 +6,8 @@
 Needs no other program and no root. Everything that touches the store goes through the package's public names.
 """
 
+from __future__ import annotations
+
 import bz2
 import gzip
 import hashlib
@@ -50,6 +52,14 @@ def main(argv: list[str]) -> None:
     say(textwrap.fill(how.sentence, 92, initial_indent="    ", subsequent_indent="    ") + "\n")
 
     place = Path(tempfile.mkdtemp(prefix="orlop-demo-"))
+    try:
+        tour(place, archive, how)
+    except BaseException:
+        print(f"What was made so far is in {place}", file=sys.stderr)
+        raise
+
+
+def tour(place: Path, archive: Path | None, how: Powers) -> None:
     store_roots = {"graph_root": str(place / "graph"), "run_root": str(place / "run"), "driver": "vfs"}
     began = time.perf_counter()
 
@@ -88,18 +98,15 @@ def main(argv: list[str]) -> None:
                 for line in scribble(root):
                     say(line)
 
-        with step("what changed"):
-            changes = store.changes(box.layer)
-            for change in changes:
+        with step("what changed, as a list and as a layer"):
+            for change in store.changes(box.layer):
                 say(f"{change.kind} {os.fsdecode(change.path)}")
-
-        with step("export both layers"):
             with store.diff(box.layer) as stream, (place / "changes.tar").open("wb") as out:
                 stream.write_to(out.fileno())
             with tarfile.open(place / "changes.tar") as tar:
-                say(
-                    f"the container's changes as a layer of their own: changes.tar, {len(tar.getnames())} entries"
-                )
+                say(f"changes.tar: {' '.join(tar.getnames())}")
+
+        with step("export the layer that was imported"):
             exported = place / "exported.tar"
             with store.diff(layer.id, compression=0) as stream, exported.open("wb") as out:
                 stream.write_to(out.fileno())
