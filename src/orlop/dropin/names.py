@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 
 def metadata(call: Call) -> int:
-    """Unknown arguments have an empty value in text, and are missing in JSON."""
+    """Unknown arguments have an empty value in text, and are missing in JSON. One newline at the end is cut."""
     found = {}
     for word in call.args:
         try:
-            found[word] = call.store.metadata(word)
+            found[word] = call.store.metadata(word).removesuffix("\n")
         except NotFound:
             continue
     if call.json:
         call.answer(found)
     else:
         for word in call.args:
-            value = found.get(word, "").removesuffix("\n")
+            value = found.get(word, "")
             call.say(value if call.values.on("quiet") else f"{word}: {value}")
     return 0 if all(word in found for word in call.args) else 1
 

@@ -38,8 +38,8 @@ def help_before_command(program: str, spelling: str, streams: Streams) -> int:
         general(program, streams, all_on_stdout=True)
         streams.err("Warning: '-help' is deprecated, it will be replaced by '--help' soon. See usage.\n")
         return 0
-    streams.out(f"{_HELP_WANTED} {_WHILE}\n")
     general(program, streams)
+    streams.out(f"{_HELP_WANTED} {_WHILE}\n")
     return 1
 
 
