@@ -207,7 +207,10 @@ def start(
         into = -1 if root is None else copies[-1]
         setup: Any = (os.getpid(), into, given, tuple(copies), target, tuple(arguments))
         first = marshal.dumps(setup)
-        pid = (_fork if method == "fork" else _spawn)(orders_in, answers_out, copies)
+        if method == "fork":
+            pid = _fork(orders_in, answers_out, (orders, answers))
+        else:
+            pid = _spawn(orders_in, answers_out, copies)
         worker = Worker(pid, orders, answers)
         ends = [orders_in, answers_out]
     finally:
@@ -233,13 +236,16 @@ def _pipe() -> tuple[int, ...]:
             os.close(fd)
 
 
-def _fork(orders: int, answers: int, copies: list[int]) -> int:
+def _fork(orders: int, answers: int, parents: tuple[int, int]) -> int:
     signals = __import__("_signal")
     blocked = signals.pthread_sigmask(signals.SIG_BLOCK, signals.valid_signals())
     try:
         pid = os.fork()
         if not pid:
             try:
+                # With the parent's ends still open here, the pipe of a parent killed right now would never close.
+                for fd in parents:
+                    os.close(fd)
                 _serve(orders, answers)
             finally:
                 os._exit(1)
