@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import orlop
+import peers
 
 TOP = Path(__file__).parents[2]
 PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")])
@@ -44,7 +45,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def harbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the examples expect around them: a working directory with a root file system in it."""
+    """What the examples expect around them: root, of the machine or of a namespace, and a root file system."""
+    peers.need_root()
     with tarfile.open(tmp_path / "rootfs.tar.gz", "w:gz") as tar:
         for directory in ("etc", "bin"):
             entry = tarfile.TarInfo(directory)
