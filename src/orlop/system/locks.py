@@ -60,7 +60,17 @@ _tokens_made = 0
 class LockFile:
     """One lock file. Made by `LockFile.at`, taken by `reading`, `writing` or `try_writing`."""
 
-    __slots__ = ("__weakref__", "_entry", "_fd", "_forgotten", "_key", "_paths", "_turns", "read_only")
+    __slots__ = (
+        "__weakref__",
+        "_entry",
+        "_fd",
+        "_forgotten",
+        "_key",
+        "_lent",
+        "_paths",
+        "_turns",
+        "read_only",
+    )
 
     def __init__(self, path: str, key: tuple[int, int], *, read_only: bool) -> None:
         self.read_only = read_only
@@ -74,6 +84,7 @@ class LockFile:
     def _reset(self) -> None:
         """Nobody holds it, nobody waits."""
         self._fd: int | None = None
+        self._lent = False  # somebody has asked for the descriptor
         self._turns = Turns()
         self._entry = _thread.allocate_lock()  # of several readers, one takes the file lock for all
 
@@ -113,6 +124,11 @@ class LockFile:
 
     def fileno(self) -> int:
         """The descriptor that carries the lock; a child that keeps it open keeps the lock taken until it ends."""
+        fd = self._held_fd()
+        self._lent = True
+        return fd
+
+    def _held_fd(self) -> int:
         if self._fd is None:
             raise RuntimeError(f'lock "{self.path}" is not held')
         return self._fd
@@ -156,14 +172,14 @@ class LockFile:
             raise
 
     def release(self) -> None:
-        self.fileno()
+        self._held_fd()
         self._turns.leave(self._close)
 
     # --- the last writer's token ----------------------------------------------------------------------------
 
     def token(self) -> bytes:
         """The token of the last writer: 64 bytes, in a fresh file fewer or none. Only equality means anything."""
-        return os.pread(self.fileno(), TOKEN_SIZE, 0)
+        return os.pread(self._held_fd(), TOKEN_SIZE, 0)
 
     def renew(self) -> bytes:
         """Write a new token and return it. Whoever remembers another one loads the table again."""
@@ -171,7 +187,7 @@ class LockFile:
             raise RuntimeError(f'lock "{self.path}" is not held exclusively')
         token = _new_token()
         # One call: a reader without the lock, or one after a crash, never sees two halves.
-        if os.pwrite(self.fileno(), token, 0) != TOKEN_SIZE:
+        if os.pwrite(self._held_fd(), token, 0) != TOKEN_SIZE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
         return token
 
@@ -237,8 +253,17 @@ class LockFile:
 
     def _close(self) -> None:
         fd, self._fd = self._fd, None
-        if fd is not None:
-            _close(fd)
+        lent, self._lent = self._lent, False
+        if fd is None:
+            return
+        if not lent:
+            # Closing would free the lock, were there no copies: in a child that has not come to closing them yet, in
+            # a program that another thread is just starting. A child that was given one, though, goes on holding it.
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK))
+            except OSError:
+                pass  # closing does it, if later
+        _close(fd)
 
 
 class _Holding:
@@ -309,7 +334,6 @@ def _open(path: str, read_only: bool) -> int:
 
 
 def _close(fd: int) -> None:
-    """Closing is what frees the lock, as the others do it; a child that was to keep a copy goes on holding it."""
     with _guard:
         _descriptors.discard(fd)
         os.close(fd)
