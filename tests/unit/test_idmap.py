@@ -1,0 +1,213 @@
+"""Id maps: arithmetic and text of `spec/userns.md` 1."""
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orlop.errors import InvalidMappings
+from orlop.model.idmap import IDENTITY, OVERFLOW_ID, IDMap, IDMappings, parse
+
+USERS = (IDMap(0, 100_000, 1000), IDMap(1000, 5, 1))
+GROUPS = (IDMap(0, 200_000, 10),)
+MAPS = IDMappings(USERS, GROUPS)
+
+
+def test_no_maps_mean_every_id_is_itself() -> None:
+    assert not IDENTITY
+    assert IDMappings() == IDENTITY
+    assert IDENTITY.to_host(7, 4_294_967_294) == (7, 4_294_967_294)
+    assert IDENTITY.to_container(7, 8) == (7, 8)
+    assert IDENTITY.root() == (0, 0)
+    assert IDENTITY.to_host_or_overflow(7, 8) == (7, 8)
+    assert IDENTITY.is_contiguous()
+
+
+def test_one_empty_list_is_identity_for_its_kind_only() -> None:
+    maps = IDMappings(uids=USERS)
+    assert maps
+    assert maps.to_host(1, 1) == (100_001, 1)
+    assert IDMappings(gids=GROUPS).to_container(3, 200_003) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("container", "host"),
+    [((0, 0), (100_000, 200_000)), ((999, 9), (100_999, 200_009)), ((1000, 1), (5, 200_001))],
+)
+def test_a_covered_pair_goes_both_ways(container: tuple[int, int], host: tuple[int, int]) -> None:
+    assert MAPS.to_host(*container) == host
+    assert MAPS.to_container(*host) == container
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: MAPS.to_host(1001, 0), "container ID 1001 cannot be mapped to a host ID"),
+        (lambda: MAPS.to_host(0, 10), "container ID 10 cannot be mapped to a host ID"),
+        (lambda: MAPS.to_host(5000, 5001), "container ID 5000 cannot be mapped to a host ID"),  # users first
+        (lambda: MAPS.to_container(99_999, 0), "host ID 99999 cannot be mapped to a container ID"),
+        (lambda: MAPS.to_container(100_000, 0), "host ID 0 cannot be mapped to a container ID"),
+        (lambda: IDMappings([IDMap(1, 1, 5)]).root(), "container ID 0 cannot be mapped to a host ID"),
+    ],
+)
+def test_an_id_outside_the_maps_is_an_error_that_names_it(call: object, text: str) -> None:
+    with pytest.raises(InvalidMappings) as caught:
+        call()  # type: ignore[operator]
+    assert str(caught.value) == text
+    assert caught.value.peer == text
+
+
+def test_the_first_of_overlapping_entries_wins() -> None:
+    maps = IDMappings([IDMap(0, 10, 5), IDMap(0, 20, 50)])
+    assert maps.to_host(4, 0) == (14, 0)
+    assert maps.to_host(5, 0) == (25, 0)
+
+
+def test_an_entry_of_size_zero_covers_nothing() -> None:
+    with pytest.raises(InvalidMappings):
+        IDMappings([IDMap(0, 100, 0)]).to_host(0, 0)
+
+
+def test_a_single_entry_of_size_one_is_root_whatever_its_container_id() -> None:
+    assert IDMappings([IDMap(33, 1000, 1)], [IDMap(44, 1001, 1)]).root() == (1000, 1001)
+    assert MAPS.root() == (100_000, 200_000)
+
+
+def test_re_owning_keeps_what_is_roots_and_gives_strangers_the_overflow_id() -> None:
+    assert MAPS.to_host_or_overflow(100_000, 5) == (100_000, 200_005)  # already the mapped root's
+    assert MAPS.to_host_or_overflow(7, 200_000) == (100_007, 200_000)
+    assert MAPS.to_host_or_overflow(9999, 77) == (OVERFLOW_ID, OVERFLOW_ID)
+
+
+@pytest.mark.parametrize(
+    ("maps", "contiguous"),
+    [
+        ([(5, 50, 5)], True),
+        ([(0, 10, 5), (5, 15, 5)], True),
+        ([(5, 15, 5), (0, 10, 5)], True),
+        ([(0, 15, 5), (5, 10, 5)], True),  # without gaps on either side, though not in the same order
+        ([(0, 10, 5), (6, 15, 5)], False),
+        ([(0, 10, 5), (5, 16, 5)], False),
+    ],
+)
+def test_contiguous_means_no_gap_on_either_side(maps: list[tuple[int, int, int]], contiguous: bool) -> None:
+    entries = [IDMap(*m) for m in maps]
+    assert IDMappings(entries).is_contiguous() is contiguous
+    assert IDMappings(GROUPS, entries).is_contiguous() is contiguous
+
+
+def test_overlaps_are_named() -> None:
+    MAPS.check_overlaps()
+    IDMappings([IDMap(0, 10, 5), IDMap(2, 12, 0)]).check_overlaps()  # an empty range meets nothing
+    with pytest.raises(InvalidMappings) as caught:
+        IDMappings([IDMap(0, 10, 5), IDMap(4, 100, 5)]).check_overlaps()
+    assert str(caught.value) == (
+        "the specified UID and/or GID mapping 4:100:5 conflicts with other mappings: invalid mappings specified"
+    )
+    with pytest.raises(InvalidMappings) as caught:
+        IDMappings(GROUPS, [IDMap(0, 10, 5), IDMap(9, 14, 1), IDMap(0, 10, 1)]).check_overlaps()
+    assert str(caught.value) == (
+        "the specified UID and/or GID mappings 9:14:1, 0:10:1 conflict with other mappings: "
+        "invalid mappings specified"
+    )
+
+
+@pytest.mark.parametrize(
+    ("specs", "maps"),
+    [
+        ("", ()),
+        ([], ()),
+        (["", "0:1:2"], (IDMap(0, 1, 2),)),
+        ("0:100000:65536:70000:5:1", (IDMap(0, 100_000, 65_536), IDMap(70_000, 5, 1))),
+        (["0:1:2", "3:4:5"], (IDMap(0, 1, 2), IDMap(3, 4, 5))),
+        ("4294967295:0000000000000000001:0", (IDMap(4_294_967_295, 1, 0),)),
+        ("0:0:5:2:2:5", (IDMap(0, 0, 5), IDMap(2, 2, 5))),  # overlapping
+    ],
+)
+def test_a_spec_is_triples(specs: str | list[str], maps: tuple[IDMap, ...]) -> None:
+    assert parse(specs) == maps
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("0", "0:0", "0:0:1:", "0:0:1:2", "a:0:1", "-1:0:1", "+1:0:1", " 0:0:1", "0:0:1 ", "0::1", ":::"),
+        *("0:0:4294967296", "0:0:1_0", "0:0:٣", "0:0:²", f"0:0:{'9' * 6000}"),
+    ],
+)
+def test_anything_else_is_malformed(spec: str) -> None:
+    with pytest.raises(InvalidMappings) as caught:
+        parse(["1:2:3", spec], setting="UID")
+    assert str(caught.value).startswith(
+        'initializing ID mappings: UID setting is malformed expected ["uint32:uint32:uint32"]: ["1:2:3" "'
+    )
+
+
+def test_the_error_quotes_every_spec() -> None:
+    with pytest.raises(InvalidMappings) as caught:
+        parse(["", 'a"b\\c', "\x01\n\udcff\u2028é"], setting="gid")
+    assert str(caught.value) == (
+        'initializing ID mappings: gid setting is malformed expected ["uint32:uint32:uint32"]: '
+        '["" "a\\"b\\\\c" "\\x01\\n\\xff\\u2028é"]'
+    )
+
+
+def test_maps_are_values() -> None:
+    assert IDMappings(list(USERS), list(GROUPS)) == MAPS
+    assert IDMappings(GROUPS, USERS) != MAPS
+    assert {MAPS: 1}[IDMappings(USERS, GROUPS)] == 1
+    assert copy.deepcopy(MAPS) == pickle.loads(pickle.dumps(MAPS)) == MAPS
+    assert str(USERS[0]) == "0:100000:1000"
+    assert repr(USERS[1]) == "IDMap(1000, 5, 1)"
+    for value, name in ((USERS[0], "size"), (MAPS, "uids"), (MAPS, "new")):
+        with pytest.raises(AttributeError, match="frozen"):
+            setattr(value, name, ())
+        with pytest.raises(AttributeError, match="frozen"):
+            delattr(value, name)
+
+
+ids = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def disjoint_maps(draw: st.DrawFn) -> tuple[IDMap, ...]:
+    """Entries that overlap neither in the container nor on the host."""
+    sizes = draw(st.lists(st.integers(1, 1000), min_size=1, max_size=5))
+    starts = [draw(st.integers(0, 10**6)) for _ in range(2)]
+    columns = []
+    for start in starts:
+        column = []
+        for size in sizes:
+            start += draw(st.integers(0, 100))
+            column.append(start)
+            start += size
+        columns.append(column)
+    return tuple(map(IDMap, *columns, sizes))
+
+
+@given(disjoint_maps(), disjoint_maps(), ids, ids)
+def test_to_container_undoes_to_host(
+    users: tuple[IDMap, ...], groups: tuple[IDMap, ...], uid: int, gid: int
+) -> None:
+    maps = IDMappings(users, groups)
+    maps.check_overlaps()
+    first = users[uid % len(users)]
+    uid = first.container_id + uid % first.size
+    last = groups[-1]
+    gid = last.container_id + gid % last.size
+    assert maps.to_container(*maps.to_host(uid, gid)) == (uid, gid)
+
+
+@given(st.lists(disjoint_maps().map(lambda maps: ":".join(map(str, maps)))))
+def test_the_text_of_maps_is_parsed_back(specs: list[str]) -> None:
+    assert ":".join(map(str, parse(specs))) == ":".join(specs)
+
+
+@given(st.text())
+def test_any_text_is_maps_or_our_error(text: str) -> None:
+    try:
+        assert all(isinstance(m, IDMap) for m in parse(text))
+    except InvalidMappings:
+        pass
