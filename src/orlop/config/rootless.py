@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Environment = Mapping[str, str]
 
+RUN_USER = "/run/user"  # where a login session makes each user's runtime directory
 _DRIVERS = ("btrfs", "overlay", "overlay2", "vfs")  # usable without root rights
 _OWNER_AND_WRITERS = 0o722  # all of the owner, and who else may write
 
@@ -87,7 +88,7 @@ def _runtime_dir(user: Identity, environ: Environment) -> str:
             return os.path.realpath(given, strict=True)
         except OSError as error:
             raise ConfigError(f"XDG_RUNTIME_DIR names {given}: {error.strerror}") from error
-    tried = (f"/run/user/{user.uid}", f"{environ.get('TMPDIR') or '/tmp'}/storage-run-{user.uid}")
+    tried = (f"{RUN_USER}/{user.uid}", f"{environ.get('TMPDIR') or '/tmp'}/storage-run-{user.uid}")
     for path in tried:
         try:
             os.makedirs(path, 0o700, exist_ok=True)
