@@ -206,15 +206,31 @@ def unmount_below(path: str) -> int:
     parent, name = os.path.split(os.path.abspath(path))
     path = os.path.join(os.path.realpath(parent), name)
     below = path.rstrip("/") + "/"
-    points = [mount.point for mount in mount_table() if mount.point == path or mount.point.startswith(below)]
-    for point in points:
-        # A recursive bind of a shared tree, such as / in a container's directory, would pass our unmounting of the
-        # mounts in it on to the mounts it was copied from, and the host would lose its /dev.
-        try:
-            libc.mount(None, point, None, MS_PRIVATE)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # hidden below a later mount
-                raise
-    for point in sorted(points, key=len, reverse=True):
-        unmount(point)
-    return len(points)
+    count = 0
+    while True:
+        found = {
+            mount.id: mount for mount in mount_table() if mount.point == path or mount.point.startswith(below)
+        }
+        if not found:
+            return count
+        gone = [mount for mount in reversed(found.values()) if _undo(mount, found)]
+        if not gone:
+            raise OSError(
+                errno.EBUSY, "what is mounted there cannot be unmounted", next(iter(found.values())).point
+            )
+        count += len(gone)
+
+
+def _undo(mount: Mount, found: dict[int, Mount]) -> bool:
+    """Unmount one of the mounts `found`; False if it is hidden under another one."""
+    # A copy of a shared tree, such as a recursive bind of / in a container's directory, passes the unmounting of what
+    # is in it on to the original, and the host loses its /dev. So the copy is cut off first.
+    copy = found.get(mount.parent, mount)
+    try:
+        libc.mount(None, copy.point, None, MS_PRIVATE | MS_REC)
+        libc.umount2(mount.point, libc.UMOUNT_NOFOLLOW | libc.MNT_DETACH)
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):
+            raise
+        return False
