@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     Map = list[tuple[int, int]]
 
 
-def checked(fragments: Map, real_size: int, physical: int) -> tuple[tuple[int, int], ...]:
-    """The map without empty runs, if they lie in order inside the file and use up the payload exactly."""
+def checked(fragments: Map, real_size: int, physical: int) -> tuple[tuple[int, int], ...] | None:
+    """The map without empty runs, if they lie in order inside the file and use up the payload exactly.
+
+    None if there are no holes: the payload is the file.
+    """
     reached = total = 0
     for offset, length in fragments:
         if offset < reached or length < 0 or offset + length > real_size:
@@ -27,6 +30,8 @@ def checked(fragments: Map, real_size: int, physical: int) -> tuple[tuple[int, i
         total += length
     if total != physical or not 0 <= real_size <= INT63_MAX:
         raise invalid(f"sparse map of {total} bytes for a payload of {physical} and a file of {real_size}")
+    if total == real_size:
+        return None
     return tuple((offset, length) for offset, length in fragments if length)
 
 

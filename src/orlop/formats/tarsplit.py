@@ -22,21 +22,27 @@ FILE = 1
 SEGMENT = 2
 
 
-class SplitEntry:
-    """One object of a record: a segment's bytes in `payload`, or a file's name, size and stored checksum."""
+class SplitFile:
+    """What a record says about the payload of one entry: the name, the size, the checksum as it is stored.
 
-    __slots__ = ("name", "payload", "size", "type")
+    `type` is FILE, or that of some later kind of entry that nobody knows yet.
+    """
 
-    def __init__(self, type: int, payload: bytes, name: bytes = b"", size: int = 0) -> None:
-        self.type = type
-        self.payload = payload
+    __slots__ = ("checksum", "name", "size", "type")
+
+    def __init__(self, name: bytes, size: int = 0, checksum: bytes = b"", type: int = FILE) -> None:
         self.name = name
         self.size = size
+        self.checksum = checksum
+        self.type = type
 
     def __repr__(self) -> str:
-        if self.type == FILE:
-            return f"<SplitEntry file {self.name!r} size={self.size} crc={self.payload.hex()}>"
-        return f"<SplitEntry type {self.type}, {len(self.payload)} bytes>"
+        return f"<SplitFile {self.name!r} size={self.size} checksum={self.checksum.hex()} type={self.type}>"
+
+
+if TYPE_CHECKING:
+    Item = bytes | SplitFile
+    """One object of a record: the bytes of a segment, or a file."""
 
 
 # --- names ---------------------------------------------------------------------------------------------------
@@ -147,29 +153,37 @@ def _name_member(name: bytes) -> bytes:
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def parse_entries(chunks: Iterable[bytes]) -> Iterator[SplitEntry]:
-    """The entries of a record that comes as decompressed bytes in pieces of any size. Two entries of one path are
-    refused here as well: a record is not always written by a program that looked."""
+def parse(chunks: Iterable[bytes]) -> Iterator[list[Item]]:
+    """A record that comes as decompressed bytes in pieces of any size, a list of items for about each piece.
+
+    Two files of one path are refused here as well: a record is not always written by a program that looked.
+    """
     names = Names()
-    for entry in _entries(chunks):
-        if entry.type == FILE:
-            names.add(entry.name)
-        yield entry
+    for items in _parse(chunks):
+        for item in items:
+            if isinstance(item, SplitFile) and item.type == FILE:
+                names.add(item.name)
+        yield items
 
 
-def _entries(chunks: Iterable[bytes]) -> Iterator[SplitEntry]:
+def _parse(chunks: Iterable[bytes]) -> Iterator[list[Item]]:
     chunks = iter(chunks)
     rest = b""
     for chunk in chunks:
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
+        items: list[Item] = []
         for at, line in enumerate(lines):
-            entry = _quick(line) or _one_object(line)
-            if entry is None:
+            item = _quick(line)
+            if item is None:
+                item = _one_object(line)
+            if item is None:
                 # Not one object a line: from here on, object by object.
+                yield items
                 yield from _objects(b"\n".join([*lines[at:], rest]), chunks)
                 return
-            yield entry
+            items.append(item)
+        yield items
         if len(rest) > limits.RECORD_ENTRY_MAX:
             raise _too_long()
     yield from _objects(rest, chunks)
@@ -181,44 +195,43 @@ _FILE_START = b'{"type":1,"name":"'
 _POSITION = b',"position":'
 
 
-def _quick(line: bytes) -> SplitEntry | None:
-    """The entry of a line in the writers' usual form; None if the line needs a JSON parser."""
-    head, _, position = line.rpartition(_POSITION)
-    if not position.endswith(b"}") or not position[:-1].isdigit():
-        return None
+def _quick(line: bytes) -> Item | None:
+    """The item of a line in the writers' usual form; None if the line needs a JSON parser."""
     try:
-        if head.startswith(_SEGMENT_START) and head.endswith(b'"'):
-            return SplitEntry(SEGMENT, a2b_base64(head[len(_SEGMENT_START) : -1], strict_mode=True))
-        if head.startswith(_FILE_START):
-            name, _, facts = head[len(_FILE_START) :].partition(b'",')
+        if line.startswith(_SEGMENT_START):
+            end = line.find(b'"', len(_SEGMENT_START))
+            if _is_ending(line[end + 1 :]):
+                return a2b_base64(line[len(_SEGMENT_START) : end], strict_mode=True)
+        elif line.startswith(_FILE_START):
+            name, _, facts = line[len(_FILE_START) :].partition(b'",')
             if name.translate(None, _PLAIN):
                 return None
-            if facts == b'"payload":null':
-                return SplitEntry(FILE, b"", name)
-            size, _, payload = facts.partition(b',"payload":"')
-            if (
-                size.startswith(b'"size":')
-                and size[7:].isdigit()
-                and len(size) < 26
-                and payload.endswith(b'"')
-            ):
-                return SplitEntry(FILE, a2b_base64(payload[:-1], strict_mode=True), name, int(size[7:]))
+            if facts.startswith(b'"payload":null') and _is_ending(facts[14:]):
+                return SplitFile(name)
+            size, _, rest = facts.partition(b',"payload":"')
+            checksum, _, ending = rest.partition(b'"')
+            if size.startswith(b'"size":') and size[7:].isdigit() and len(size) < 26 and _is_ending(ending):
+                return SplitFile(name, int(size[7:]), a2b_base64(checksum, strict_mode=True))
     except Base64Error:
         pass  # the JSON parser knows escapes, and says what is wrong
     return None
 
 
-def _one_object(line: bytes) -> SplitEntry | None:
-    """The entry of a line that is one JSON object of any form; None if it is not."""
+def _is_ending(rest: bytes) -> bool:
+    return rest.startswith(_POSITION) and rest.endswith(b"}") and rest[len(_POSITION) : -1].isdigit()
+
+
+def _one_object(line: bytes) -> Item | None:
+    """The item of a line that is one JSON object of any form; None if it is not."""
     try:
         members = _decoder().decode(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    return _entry_of(members)
+    return _item_of(members)
 
 
-def _objects(first: bytes, chunks: Iterator[bytes]) -> Iterator[SplitEntry]:
-    """The entries of JSON text with or without white space between its objects."""
+def _objects(first: bytes, chunks: Iterator[bytes]) -> Iterator[list[Item]]:
+    """The items of JSON text with or without white space between its objects."""
     from codecs import getincrementaldecoder
 
     # As the peers: bytes that are no text become U+FFFD. (Names that are no text stand in `name_raw`.)
@@ -231,7 +244,7 @@ def _objects(first: bytes, chunks: Iterator[bytes]) -> Iterator[SplitEntry]:
         try:
             if at < len(text):
                 members, at = raw_decode(text, at)
-                yield _entry_of(members)
+                yield [_item_of(members)]
                 continue
             problem = None
         except RecursionError:
@@ -284,15 +297,17 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def _entry_of(members: object) -> SplitEntry:
+def _item_of(members: object) -> Item:
     if not isinstance(members, _Members):
         raise BadTarSplit("tar-split record with a value that is not an object")
-    type, size = _integer(members, "type"), _integer(members, "size")
+    kind, size, payload = _integer(members, "type"), _integer(members, "size"), _base64(members, "payload")
+    if kind == SEGMENT:
+        return payload
     name = _base64(members, "name_raw")
     if not name:
         # Half a surrogate pair is no text either.
         name = _string(members, "name").encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-    return SplitEntry(type, _base64(members, "payload"), name, size)
+    return SplitFile(name, size, payload, kind)
 
 
 def _integer(members: _Members, key: str) -> int:

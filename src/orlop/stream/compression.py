@@ -49,6 +49,7 @@ _MAGIC = ((BZIP2, b"BZh"), (GZIP, b"\x1f\x8b\x08"), (XZ, b"\xfd7zXZ\0"), (ZSTD, 
 _MAGIC_SIZE = 10
 _OUTPUT_SIZE = 1024 * 1024
 _FIRST_INPUT_SIZE = 32 * 1024
+_INPUT_SIZE = 256 * 1024
 _ZSTD_SKIPPABLE = tuple(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60))
 
 
@@ -101,7 +102,7 @@ def decompress(blocks: Iterable[bytes], kind: int) -> Iterator[bytes]:
             data = b""
             if decoder.needs_input:
                 data = waiting.take(size)
-                size = _OUTPUT_SIZE
+                size = _INPUT_SIZE
                 if not data:
                     raise _cut_off(kind)
             try:

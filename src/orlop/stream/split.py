@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 _BATCH = 512 * 1024  # of JSON for one step of the compressor
+_PIECE = 256 * 1024
 _READ_WHOLE = 1024 * 1024  # files up to this size are read once, checked and sent from memory
 
 
@@ -103,22 +104,22 @@ def _compressing(out: Writable, encoder: compression.Encoder) -> Callable[[bytes
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def read_record(record: Readable) -> Iterator[tarsplit.SplitEntry]:
-    """The entries of a record. What is no gzip stream is refused at once, not at the first entry."""
+def read_record(record: Readable) -> Iterator[list[tarsplit.Item]]:
+    """The items of a record, in lists. What is no gzip stream is refused at once, not at the first item."""
     kind, blocks = compression.peek(blocks_of(record))
+    where = getattr(record, "name", "the record")
     if kind != compression.GZIP:
-        where = getattr(record, "name", "the record")
         first = next(blocks, b"")
         raise BadTarSplit(
             f"{where} is not a gzip stream" if first else f"{where} is empty",
             peer="gzip: invalid header" if first else "EOF",
         )
-    return _entries_of(blocks, getattr(record, "name", "the record"))
+    return _items_of(blocks, where)
 
 
-def _entries_of(blocks: Iterator[bytes], where: object) -> Iterator[tarsplit.SplitEntry]:
+def _items_of(blocks: Iterator[bytes], where: object) -> Iterator[list[tarsplit.Item]]:
     try:
-        yield from tarsplit.parse_entries(compression.decompress(blocks, compression.GZIP))
+        yield from tarsplit.parse(compression.decompress(blocks, compression.GZIP))
     except BadArchive as error:
         raise BadTarSplit(f"{where} is damaged: {error}", peer=error.peer) from None
 
@@ -136,29 +137,46 @@ def assemble(record: Readable, open_file: Callable[[bytes], int]) -> Iterator[Pi
     return _assembled(read_record(record), open_file)
 
 
-def _assembled(entries: Iterator[tarsplit.SplitEntry], open_file: Callable[[bytes], int]) -> Iterator[Piece]:
+def _assembled(items: Iterator[list[tarsplit.Item]], open_file: Callable[[bytes], int]) -> Iterator[Piece]:
     update = crc64.best()
-    for entry in entries:
-        if entry.type == tarsplit.SEGMENT:
-            yield entry.payload
-        elif entry.type == tarsplit.FILE and entry.size:
-            yield _checked_file(entry, open_file(entry.name), update)
-        # Entries of other types are of a later format's making; the peers pass over them too.
+    parts: list[bytes] = []  # neighbours in memory, to be one piece
+    size = 0
+    for batch in items:
+        for item in batch:
+            if isinstance(item, bytes):
+                part: Piece = item
+            elif item.size and item.type == tarsplit.FILE:
+                part = _checked_file(item, open_file(item.name), update)
+            else:
+                continue  # other types are of a later format's making; the peers pass over them too
+            if isinstance(part, FilePiece):
+                yield b"".join(parts)
+                parts.clear()
+                size = 0
+                yield part
+                continue
+            parts.append(part)
+            size += len(part)
+            if size >= _PIECE:
+                yield b"".join(parts)
+                parts.clear()
+                size = 0
+    yield b"".join(parts)
 
 
-def _checked_file(entry: tarsplit.SplitEntry, fd: int, update: crc64.Update) -> Piece:
+def _checked_file(file: tarsplit.SplitFile, fd: int, update: crc64.Update) -> Piece:
     """The file if it is what was recorded: as bytes, or for the kernel to send."""
     try:
         found = os.fstat(fd)
         # What is no regular file could block or never end.
-        if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
-            raise _changed(entry, f"has {found.st_size} bytes instead of {entry.size}")
-        if entry.size <= _READ_WHOLE:
-            data = os.read(fd, entry.size)
-            while len(data) < entry.size and (more := os.read(fd, entry.size - len(data))):
+        if not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
+            raise _changed(file, f"has {found.st_size} bytes instead of {file.size}")
+        if file.size <= _READ_WHOLE:
+            data = os.read(fd, file.size)
+            while len(data) < file.size and (more := os.read(fd, file.size - len(data))):
                 data += more
-            if crc64.stored(update(data, 0)) != entry.payload or len(data) != entry.size:
-                raise _changed(entry, "has another content")
+            if crc64.stored(update(data, 0)) != file.checksum or len(data) != file.size:
+                raise _changed(file, "has another content")
             os.close(fd)
             return data
         crc = at = 0
@@ -167,18 +185,18 @@ def _checked_file(entry: tarsplit.SplitEntry, fd: int, update: crc64.Update) -> 
         while count := os.preadv(fd, [buffer], at):
             crc = update(view[:count], crc)
             at += count
-        if crc64.stored(crc) != entry.payload or at != entry.size:
-            raise _changed(entry, "has another content")
-        return FilePiece(fd, entry.size, name=entry.name)
+        if crc64.stored(crc) != file.checksum or at != file.size:
+            raise _changed(file, "has another content")
+        return FilePiece(fd, file.size, name=file.name)
     except BaseException:
         os.close(fd)
         raise
 
 
-def _changed(entry: tarsplit.SplitEntry, how: str) -> ContentChanged:
-    name = tarsplit.quoted(entry.name)
+def _changed(file: tarsplit.SplitFile, how: str) -> ContentChanged:
+    name = tarsplit.quoted(file.name)
     return ContentChanged(
         f"file {name} of the layer {how}: it is not what was put into the layer",
         peer=f"file integrity checksum failed for {name}",
-        name=entry.name,
+        name=file.name,
     )
