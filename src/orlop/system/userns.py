@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from orlop.model.value import Value
@@ -168,7 +169,10 @@ class _Child:
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str], mask: Iterable[int]) -> None:
         self._program = argv[0]
-        libc.load()  # not in the child: other threads of ours may hold the locks that importing needs
+        # All that imports something comes before the fork: threads of ours may hold the locks that importing needs.
+        libc.load()
+        places = [""] if "/" in argv[0] else environ.get("PATH", os.defpath).split(":")
+        programs = [os.path.join(place, argv[0]) for place in places]
         parent = os.getpid()
         self._news, say = os.pipe()
         hear, self._orders = os.pipe()
@@ -176,9 +180,9 @@ class _Child:
         if not self.pid:
             try:
                 os.close(self._orders)
-                self._become(argv, environ, mask, parent, hear, say)
-            except OSError as error:
-                os.write(say, b"%d" % (error.errno or 0))
+                self._become(programs, list(argv), dict(environ), mask, parent, hear, say)
+            except BaseException as error:
+                os.write(say, b"%d" % (getattr(error, "errno", None) or errno.EPROTO))
             finally:
                 os._exit(127)
         os.close(say)
@@ -186,8 +190,9 @@ class _Child:
 
     def _become(
         self,
-        argv: Sequence[str],
-        environ: Mapping[str, str],
+        programs: list[str],
+        argv: list[str],
+        environ: dict[str, str],
         mask: Iterable[int],
         parent: int,
         hear: int,
@@ -202,7 +207,15 @@ class _Child:
         libc.die_with_parent(parent)  # now, because the kernel forgets it when capabilities change
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, which the program would inherit
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.execvpe(argv[0], list(argv), dict(environ))
+        failure = OSError(errno.ENOENT, "")
+        for program in programs:
+            try:
+                os.execve(program, argv, environ)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except PermissionError as error:  # as a shell does: look on, but say this if there is no other
+                failure = error
+        raise failure
 
     def expect_namespace(self) -> None:
         news = os.read(self._news, 16)
