@@ -37,8 +37,6 @@ class Machine:
             self.environ | environ,
             user=user,
             warn=self.warnings.append,
-            system_file=str(self.system_file),
-            override_file=str(self.override_file),
         )
 
     def user_file(self, text: str) -> Path:
@@ -49,8 +47,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(tmp_path)
+    monkeypatch.setattr(load, "SYSTEM_FILE", str(machine.system_file))
+    monkeypatch.setattr(load, "OVERRIDE_FILE", str(machine.override_file))
+    return machine
 
 
 def of(text: str, **how: Any) -> Settings:

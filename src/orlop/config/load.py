@@ -54,15 +54,11 @@ class Configuration:
         *,
         user: Identity | None = None,
         warn: Callable[[str], None] = _unheard,
-        system_file: str = SYSTEM_FILE,
-        override_file: str = OVERRIDE_FILE,
     ) -> None:
-        """`environ` and `user` are those of the process if not given. The files can be others for tests."""
+        """`environ` and `user` are those of the process if not given; `warn` is told what is odd about a file."""
         self.environ: Mapping[str, str] = os.environ if environ is None else environ
         self._user = user
         self.warn = warn
-        self._system_file = system_file
-        self._override_file = override_file
         self._loaded: dict[str, Settings] = {}
 
     @property
@@ -87,7 +83,7 @@ class Configuration:
         override = self._override()
         if override:
             return _filled(self.load(override))
-        return _filled(self.load(self._system_file) if _exists(self._system_file) else Settings())
+        return _filled(self.load(SYSTEM_FILE) if _exists(SYSTEM_FILE) else Settings())
 
     def default_file(self) -> str:
         """Section 4: the path of the configuration file that counts, whether it exists or not."""
@@ -101,7 +97,7 @@ class Configuration:
                 rootless.home(self.user, self.environ), ".config"
             )
             return f"{home}/containers/storage.conf"
-        return self._override() or self._system_file
+        return self._override() or SYSTEM_FILE
 
     def effective(self) -> Settings:
         """Section 5: the settings of this user, paths expanded.
@@ -203,7 +199,7 @@ class Configuration:
         home = self.environ.get("XDG_CONFIG_HOME")
         if home is not None and _exists(f"{home}/containers/storage.conf"):
             return f"{home}/containers/storage.conf"
-        return self._override_file if _exists(self._override_file) else ""
+        return OVERRIDE_FILE if _exists(OVERRIDE_FILE) else ""
 
 
 def _filled(options: Settings) -> Settings:

@@ -25,22 +25,21 @@ def describe(error: BaseException) -> str:
 
 
 def _worded(error: BaseException) -> str:
-    if isinstance(error, errors.StorageError):
-        for kind in type(error).__mro__:
-            if kind in _OURS:
-                sentence = str(error)
-                return sentence if error.peer in sentence else f"{sentence}: {error.peer}"
-            if error.peer != type(error).peer:
-                return error.peer  # whoever raised it gave the peers' whole text
-            if kind in _WORDING:
-                try:
-                    return _WORDING[kind](error.peer, error.facts)
-                except KeyError:  # raised without the facts of the long form
-                    return error.peer
-        return str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, errors.StorageError):
         return system_text(error)
-    return str(error) or type(error).__name__
+    if not isinstance(error, errors.StorageError):
+        return str(error) or type(error).__name__
+    given = error.peer != type(error).peer  # whoever raised it gave the peers' whole text
+    for kind in type(error).__mro__:
+        if kind in _OURS:
+            sentence = str(error)
+            return sentence if error.peer in sentence else f"{sentence}: {error.peer}"
+        if kind in _WORDING and not given:
+            try:
+                return _WORDING[kind](error.peer, error.facts)
+            except KeyError:  # raised without the facts of the long form
+                return error.peer
+    return error.peer if given else str(error)
 
 
 def system_text(error: OSError, operation: str = "") -> str:
@@ -115,7 +114,6 @@ _WORDING: dict[type, Callable[[str, Facts], str]] = {
     errors.ParentIsContainer: _plain,
     errors.LayerNotMounted: _plain,
     errors.StillMounted: lambda peer, f: f"a layer is mounted: {peer}",
-    errors.ContentChanged: lambda peer, f: f"{peer} for {quote(f['path'])}",
     errors.IncompleteOptions: lambda peer, f: f"no storage runroot or graphroot specified: {peer}",
     errors.InvalidDigest: _plain,
     errors.InvalidKey: _invalid_key,
