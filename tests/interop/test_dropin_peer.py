@@ -516,6 +516,7 @@ DELETING: list[Row | str] = [
     "create-image -i I1 L2",
     "create-container -i C1 I1",
     "mount L2",
+    "create-layer -i L5",
     "delete zz",
     "delete -j zz",
     "delete L2",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from orlop.dropin.text import describe
 from orlop.errors import StorageError
 
 TYPE_CHECKING = False
@@ -26,7 +25,7 @@ def delete(call: Call) -> int:
             remove[call.command.kind](word)
             failures[word] = ""
         except (StorageError, OSError) as error:
-            failures[word] = describe(error)
+            failures[word] = _worded(error)
     if call.json:
         call.answer(failures)
     else:
@@ -47,9 +46,15 @@ def delete_image(call: Call) -> int:
                 for id in layers:
                     call.complain(f"{word}: {id}")
         except (StorageError, OSError) as error:
-            answers[word] = {"error": describe(error)}
+            answers[word] = {"error": _worded(error)}
             if not call.json:
-                call.complain(f"{word}: {describe(error)}")
+                call.complain(f"{word}: {_worded(error)}")
     if call.json:
         call.answer(answers)
     return 1 if any("error" in answer for answer in answers.values()) else 0
+
+
+def _worded(error: Exception) -> str:
+    from orlop.dropin.text import describe
+
+    return describe(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from orlop.dropin.text import describe
 from orlop.errors import StorageError
 
 TYPE_CHECKING = False
@@ -19,7 +18,7 @@ def mount(call: Call) -> int:
         try:
             path = call.store.mount(word, label=label)
         except (StorageError, OSError) as error:
-            failure = describe(error)
+            failure = _worded(error)
         answers.append({"id": word, "mountpoint": path, "error": failure})
         if not call.json:
             call.say(path)
@@ -40,7 +39,7 @@ def unmount(call: Call) -> int:
             if not call.store.unmount(word, force=force):
                 call.say(f"{word} mountpoint unmounted")
         except (StorageError, OSError) as error:
-            failure = describe(error)
+            failure = _worded(error)
         answers.append({"id": word, "error": failure})
         if failure and not call.json:
             call.complain(f"{failure} while unmounting {word}")
@@ -57,10 +56,16 @@ def mounted(call: Call) -> int:
             if call.store.mount_count(word) > 0:
                 call.say(f"{word} mounted")
         except (StorageError, OSError) as error:
-            failure = describe(error)
+            failure = _worded(error)
         answers.append({"id": word, "error": failure})
         if failure and not call.json:
             call.complain(f"{failure} checking if {word} is mounted")
     if call.json:
         call.answer_objects(answers)
     return 1 if any(answer["error"] for answer in answers) else 0
+
+
+def _worded(error: Exception) -> str:
+    from orlop.dropin.text import describe
+
+    return describe(error)

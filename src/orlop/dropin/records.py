@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from orlop.dropin.streams import Refusal
-from orlop.dropin.text import describe
 from orlop.errors import LayerNotMounted, NotFound, StorageError
 
 TYPE_CHECKING = False
@@ -85,6 +84,8 @@ def _size(measured: Callable[[], int]) -> str:
     try:
         return f"Size: {measured()}"
     except (StorageError, OSError) as error:
+        from orlop.dropin.text import describe
+
         return f"Size unknown: {describe(error)}"
 
 
@@ -102,7 +103,7 @@ def parent_owners(call: Call) -> int:
         try:
             uids, gids = owners(record.id)
         except LayerNotMounted as error:
-            raise Refusal(f"{call.command.kind.title()}ParentOwner: {describe(error)}") from error
+            raise Refusal(f"{call.command.kind.title()}ParentOwner: {error.peer}") from error
         if call.json:
             call.answer_object({"ID": record.id, "UIDs": uids or None, "GIDs": gids or None})
             continue

@@ -1,0 +1,110 @@
+"""What a small command imports. Importing is nearly all of what it costs, so a new name in these lists is a decision.
+
+`make bench` measures the time; here a module that crept in fails, which no timing on a shared machine could tell.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# All are built in, small extensions, or bare files that import nothing else.
+STANDARD = {
+    "__future__",
+    "_bisect",
+    "_json",
+    "_struct",
+    "binascii",
+    "bisect",
+    "errno",
+    "fcntl",
+    "gc",
+    "struct",
+    # Because drivers/registry imports the driver by `importlib.import_module`.
+    "importlib",
+    "importlib._bootstrap",
+    "importlib._bootstrap_external",
+    "warnings",
+}
+
+# Rooms and modules that none of these commands has to do with.
+FORBIDDEN = (
+    "orlop.stream",
+    "orlop.chunked",
+    "orlop.images",
+    "orlop.cli",
+    "orlop.config.rootless",
+    "orlop.config.storageconf",
+    "orlop.config.toml",
+    "orlop.system.confine",
+    "orlop.system.subids",
+    "orlop.system.userns",
+    "orlop.dropin.usage",
+    "orlop.dropin.namespace",
+)
+
+_PROGRAM = """
+import sys
+before = set(sys.modules)
+from orlop.dropin.main import main
+from orlop.dropin.streams import Streams
+status = main("orlop-storage", sys.argv[2:], Streams())
+found = sorted(set(sys.modules) - before)
+open(sys.argv[1], "w").write("\\n".join([str(status), *found]))
+"""
+
+
+def imported(base: Path, *words: str, status: int = 0) -> set[str]:
+    """The modules that a command imports beyond those of the bare interpreter."""
+    report = base / "imported"
+    roots = ["-g", str(base / "graph"), "-R", str(base / "run"), "-s", "vfs"]
+    subprocess.run([sys.executable, "-c", _PROGRAM, str(report), *roots, *words], timeout=60, check=True)
+    ended, *modules = report.read_text().splitlines()
+    assert ended == str(status)
+    return set(modules)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    imported(tmp_path, "create-layer", "-i", "L1")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("call", "family"),
+    [
+        ("version", "maintenance"),
+        ("version --json", "maintenance"),
+        ("layers", "listing"),
+        ("layers --json", "listing"),
+        ("layers --quiet", "listing"),
+        ("layers --tree", "listing tree"),
+        ("images", "listing"),
+        ("containers", "listing"),
+        ("get-names L1", "names"),
+        ("mounted L1", "mounts"),
+        ("mount L1", "mounts"),
+        ("unmount L1", "mounts"),
+    ],
+)
+def test_a_small_command_imports_next_to_nothing(store: Path, call: str, family: str) -> None:
+    modules = imported(store, *call.split())
+    assert {name for name in modules if not name.startswith("orlop")} <= STANDARD
+    assert not [name for name in modules if name.startswith(FORBIDDEN)]
+    dropin = {name for name in modules if name.startswith("orlop.dropin.")}
+    wanted = ["main", "commands", "flags", "streams", *family.split()]
+    assert dropin == {f"orlop.dropin.{name}" for name in wanted}
+
+
+def test_an_error_costs_its_wording_and_no_more(store: Path) -> None:
+    told = imported(store, "get-names", "no", status=1) - imported(store, "get-names", "L1")
+    assert told == {"orlop.dropin.text"}
+
+
+def test_the_face_of_the_package_imports_nothing() -> None:
+    program = "import sys; before = set(sys.modules); import orlop; print(*set(sys.modules) - before)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["orlop"]
