@@ -282,32 +282,55 @@ def test_somebody_who_swaps_a_directory_for_a_link_gets_nothing_from_outside(tmp
     assert whole + disturbed == 150
 
 
-@pytest.mark.parametrize("ignore", [True, False])
-def test_a_user_copies_what_belongs_to_others_only_if_told_so(tmp_path: Path, ignore: bool) -> None:
-    """With ignore_chown_errors the copy is the user's own; without, it fails where the first owner cannot be set."""
-    (tmp_path / "a" / "sub").mkdir(parents=True)
-    (tmp_path / "a" / "sub" / "file").write_bytes(b"text")
-    (tmp_path / "a" / "link").symlink_to("sub")
-    (tmp_path / "a" / "sub").chmod(0o555)
-    (tmp_path / "b").mkdir()
-    tmp_path.chmod(0o755)
-    os.chown(tmp_path / "b", 65534, 65534)
+def _as_nobody(place: Path, work: Callable[[], object]) -> int:
+    """Do it as a user who owns nothing, in `place`: 0, or 1 for a refusal."""
+    place.chmod(0o755)
     child = os.fork()
     if not child:
         status = 2
         try:
-            os.chdir(tmp_path)
+            os.chdir(place)
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-            treecopy.copy_tree("a", "b", rootless=True, ignore_chown_errors=ignore)
+            work()
             status = 0
         except PermissionError:
             status = 1
         finally:
             os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if ignore else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("ignore", [True, False])
+def test_a_user_copies_what_belongs_to_others_only_if_told_so(tmp_path: Path, ignore: bool) -> None:
+    """With ignore_chown_errors the copy is the user's own; without, it fails where the first owner cannot be set."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_bytes(b"text")
+    (tmp_path / "a" / "link").symlink_to("file")
+    (tmp_path / "b").mkdir()
+    os.chown(tmp_path / "b", 65534, 65534)
+    ended = _as_nobody(
+        tmp_path, lambda: treecopy.copy_tree("a", "b", rootless=True, ignore_chown_errors=ignore)
+    )
+    assert ended == (0 if ignore else 1)
     if ignore:
-        assert (tmp_path / "b" / "sub" / "file").read_bytes() == b"text"
-        assert stat.S_IMODE((tmp_path / "b" / "sub").stat().st_mode) == 0o555
-        assert (tmp_path / "b" / "sub" / "file").stat().st_uid == 65534
+        assert (tmp_path / "b" / "file").read_bytes() == b"text"
+        assert {path.lstat().st_uid for path in (tmp_path / "b").iterdir()} == {65534}
+
+
+def test_a_user_can_copy_a_directory_that_the_copys_owner_may_not_enter(tmp_path: Path) -> None:
+    """Modes go last, and below before above: who is not root is held to the modes that he has set."""
+    top = tmp_path / "a" / "closed"
+    (top / "read-only").mkdir(parents=True)
+    (top / "read-only" / "file").write_bytes(b"text")
+    (top / "read-only").chmod(0o555)
+    top.chmod(0o055)
+    (tmp_path / "b").mkdir()
+    os.chown(tmp_path / "b", 65534, 65534)
+    assert not _as_nobody(
+        tmp_path, lambda: treecopy.copy_tree("a", "b", rootless=True, ignore_chown_errors=True)
+    )
+    made = tmp_path / "b" / "closed"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (made, made / "read-only")] == [0o055, 0o555]
+    assert (made / "read-only" / "file").read_bytes() == b"text"
