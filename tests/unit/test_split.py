@@ -171,6 +171,15 @@ def test_no_descriptor_is_left(layer: Layer) -> None:
             os.fstat(fd)
 
 
+def test_no_descriptor_is_left_of_a_file_that_was_not_asked_for(layer: Layer) -> None:
+    with layer.assemble() as stream:
+        assert stream.read(5) == layer.stream[:5]
+    assert len(layer.opened) == 2, "the large file was opened to know where the small pieces end"
+    for fd in layer.opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "another byte": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\0"),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),

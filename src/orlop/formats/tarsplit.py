@@ -192,33 +192,33 @@ def _parse(chunks: Iterable[bytes]) -> Iterator[list[Item]]:
 _WHITE_SPACE = (" ", "\n", "\r", "\t")
 _SEGMENT_START = b'{"type":2,"payload":"'
 _FILE_START = b'{"type":1,"name":"'
-_POSITION = b',"position":'
 
 
 def _quick(line: bytes) -> Item | None:
     """The item of a line in the writers' usual form; None if the line needs a JSON parser."""
+    head, _, position = line.rpartition(b',"position":')
+    if not position[:-1].isdigit() or not position.endswith(b"}"):
+        return None
     try:
-        if line.startswith(_SEGMENT_START):
-            end = line.find(b'"', len(_SEGMENT_START))
-            if _is_ending(line[end + 1 :]):
-                return a2b_base64(line[len(_SEGMENT_START) : end], strict_mode=True)
-        elif line.startswith(_FILE_START):
-            name, _, facts = line[len(_FILE_START) :].partition(b'",')
+        if head.startswith(_SEGMENT_START) and head.endswith(b'"'):
+            return a2b_base64(head[len(_SEGMENT_START) : -1], strict_mode=True)
+        if head.startswith(_FILE_START):
+            name, _, facts = head[len(_FILE_START) :].partition(b'",')
             if name.translate(None, _PLAIN):
                 return None
-            if facts.startswith(b'"payload":null') and _is_ending(facts[14:]):
+            if facts == b'"payload":null':
                 return SplitFile(name)
-            size, _, rest = facts.partition(b',"payload":"')
-            checksum, _, ending = rest.partition(b'"')
-            if size.startswith(b'"size":') and size[7:].isdigit() and len(size) < 26 and _is_ending(ending):
-                return SplitFile(name, int(size[7:]), a2b_base64(checksum, strict_mode=True))
+            size, _, checksum = facts.partition(b',"payload":"')
+            if (
+                size.startswith(b'"size":')
+                and size[7:].isdigit()
+                and len(size) < 26
+                and checksum.endswith(b'"')
+            ):
+                return SplitFile(name, int(size[7:]), a2b_base64(checksum[:-1], strict_mode=True))
     except Base64Error:
         pass  # the JSON parser knows escapes, and says what is wrong
     return None
-
-
-def _is_ending(rest: bytes) -> bool:
-    return rest.startswith(_POSITION) and rest.endswith(b"}") and rest[len(_POSITION) : -1].isdigit()
 
 
 def _one_object(line: bytes) -> Item | None:

@@ -11,6 +11,7 @@ Rule 3. Blob and sink are touched in the caller's thread alone.
 from __future__ import annotations
 
 from orlop.formats import crc64, limits
+from orlop.model.value import Value
 from orlop.stream import compression
 from orlop.stream.measure import Measured, blocks_of
 from orlop.stream.reader import Entry, TarReader
@@ -33,27 +34,35 @@ if TYPE_CHECKING:
         def data(self, view: memoryview, /) -> object: ...
 
 
-class LayerFacts:
+class LayerFacts(Value):
     """What a layer record says about the stream that filled it.
 
     uids, gids      sorted, as the archive has them, without those of whiteouts
     payload_total   sum of the sizes of all entries, sparse ones with their holes, in bytes
     """
 
-    __slots__ = (
+    __slots__ = __match_args__ = (
         "compressed_digest",
         "compressed_size",
-        "compression",
         "diff_digest",
         "diff_size",
+        "compression",
+        "uids",
         "gids",
         "payload_total",
-        "uids",
     )
+
+    compressed_digest: str
+    compressed_size: int
+    diff_digest: str
+    diff_size: int
+    compression: int
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+    payload_total: int
 
     def __init__(
         self,
-        *,
         compressed_digest: str,
         compressed_size: int,
         diff_digest: str,
@@ -63,17 +72,9 @@ class LayerFacts:
         gids: tuple[int, ...],
         payload_total: int,
     ) -> None:
-        self.compressed_digest = compressed_digest
-        self.compressed_size = compressed_size
-        self.diff_digest = diff_digest
-        self.diff_size = diff_size
-        self.compression = compression
-        self.uids = uids
-        self.gids = gids
-        self.payload_total = payload_total
-
-    def __repr__(self) -> str:
-        return f"LayerFacts({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+        self._fill(
+            compressed_digest, compressed_size, diff_digest, diff_size, compression, uids, gids, payload_total
+        )
 
 
 def ingest(

@@ -48,6 +48,10 @@ class FilePiece:
             os.close(self.fd)
             self.fd = -1
 
+    def __del__(self) -> None:
+        # A producer that is closed while it waits to hand the piece over cannot do it.
+        self.close()
+
     def shrunk(self, found: int) -> ContentChanged:
         shown = self.name.decode("utf-8", "backslashreplace")
         return ContentChanged(
