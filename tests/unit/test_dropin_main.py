@@ -283,6 +283,41 @@ def test_a_reader_that_left_ends_the_program_like_any_other(shell: Shell) -> Non
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
+@pytest.mark.parametrize("command", ["diff -u L1", "get-layer-data L1 key"])
+def test_a_reader_that_has_enough_ends_the_program_in_the_middle(shell: Shell, command: str) -> None:
+    (shell.base / "big").write_bytes(bytes(4 << 20))
+    archive = subprocess.run(
+        ["tar", "-C", shell.base, "-cf-", "big"], stdout=subprocess.PIPE, check=True
+    ).stdout
+    assert shell.process("import-layer", "-i", "L1", input=archive, stdout=subprocess.DEVNULL).returncode == 0
+    assert shell("set-layer-data", "-f", str(shell.base / "big"), "L1", "key").status == 0
+    words = [str(PROGRAM), *shell.roots, *command.split()]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_closed_stream_is_no_place_for_a_lock_file(shell: Shell, closed: str) -> None:
+    """The lowest free number goes to the next file opened, and answers would be written into that."""
+    shell("create-layer", "-i", "L1")
+    before = files_of(shell.base / "graph")
+    for command in ("layers", "get-names zz"):
+        line = " ".join([str(PROGRAM), *shell.roots, command, closed])
+        subprocess.run(
+            ["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
+    assert files_of(shell.base / "graph") == before
+
+
+def files_of(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 def test_an_answer_that_cannot_be_written_is_a_failure(shell: Shell) -> None:
     """The peers ignore it and exit 0."""
     shell("create-layer", "-i", "L1")

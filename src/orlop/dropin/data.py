@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 
-from orlop.dropin.streams import OUT, Refusal, write_all
+from orlop.dropin.streams import OUT, OutputLost, Refusal, write_all
 from orlop.dropin.text import system_text
 
 TYPE_CHECKING = False
@@ -55,9 +55,11 @@ class Target:
     def __enter__(self) -> int:
         return self.fd
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.fd != OUT:
             os.close(self.fd)  # says now if a remote file system could not keep what was written
+        elif isinstance(error, BrokenPipeError):
+            raise OutputLost(error) from error
 
 
 def list_items(call: Call) -> int:

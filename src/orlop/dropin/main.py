@@ -33,6 +33,7 @@ def run() -> NoReturn:
     """The installed program: answers, and ends the process."""
     # It lives for milliseconds, or streams bytes: there is no garbage worth looking for.
     gc.disable()
+    _occupy_standard_streams()
     streams = Streams()
     try:
         status = main(os.path.basename(sys.argv[0]), _words(), streams)
@@ -236,6 +237,15 @@ def _words() -> list[str]:
     if sys.getfilesystemencoding() == "utf-8":
         return sys.argv[1:]
     return [os.fsencode(word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
+
+
+def _occupy_standard_streams() -> None:
+    """Give closed ones to /dev/null. Else a lock file would be opened as number 1, and an answer written into it."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # the lowest free number, which is this one
 
 
 def _log(streams: Streams, level: str, message: str) -> None:
