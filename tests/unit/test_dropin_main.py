@@ -306,7 +306,7 @@ def test_a_closed_stream_is_no_place_for_a_lock_file(shell: Shell, closed: str) 
     """The lowest free number goes to the next file opened, and answers would be written into that."""
     shell("create-layer", "-i", "L1")
     before = files_of(shell.base / "graph")
-    for command in ("layers", "get-names zz"):
+    for command in ("layers", "get-names zz", "diff -u L1"):
         line = " ".join([str(PROGRAM), *shell.roots, command, closed])
         subprocess.run(
             ["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
