@@ -234,6 +234,11 @@ SAME = {
     )
     + F
     + END,
+    "a global header with values that are none": pax(
+        {b"uid": b"x", b"size": b"-1", b"mtime": b"t"}, type=b"g"
+    )
+    + F
+    + END,
     "two different global headers": pax({b"comment": b"x"}, type=b"g", name=b"g1")
     + pax({b"comment": b"x"}, type=b"g", name=b"g2")
     + END,

@@ -276,6 +276,11 @@ def test_a_global_header_is_an_entry_of_its_own_and_changes_no_other() -> None:
     assert joined(parts) == data
 
 
+def test_values_in_a_global_header_need_not_be_any() -> None:
+    data = pax({b"uid": b"x", b"size": b"-1", b"mtime": b"t"}, type=b"g") + member(b"f", b"x") + END
+    assert [entry.type for entry in entries(data)] == [ord("g"), ord("0")]
+
+
 def test_a_global_header_without_a_path_has_its_own_name() -> None:
     assert (
         only(pax({b"comment": b"x"}, type=b"g", name=b"pax_global_header") + END).name == b"pax_global_header"

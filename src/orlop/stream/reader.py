@@ -320,11 +320,10 @@ def _bounded(total: int) -> int:
 def _global_entry(entry: Entry, data: bytes) -> Entry:
     """A global header is an entry of its own with nothing but a name, as with the peers.
 
-    Its records must be well-formed, but apply to no other entry: a layer's files do not change owner or size by
-    what stands far in front of them.
+    Its records apply to no other entry: a layer's files do not change owner or size by what stands far in front of
+    them. So only their form matters, not what their values are.
     """
-    tarheader.apply_pax(entry, tarheader.parse_pax(data))
-    return Entry(entry.name, type=entry.type)
+    return Entry(tarheader.parse_pax(data).get(b"path") or entry.name, type=entry.type)
 
 
 def _resolve_old_type(entry: Entry) -> None:
