@@ -262,14 +262,15 @@ def test_both_streams_together_are_in_the_order_of_the_arguments(shell: Shell) -
     ]
 
 
-def test_words_that_are_not_utf_8_come_back_as_they_were(shell: Shell) -> None:
-    done = shell.process(b"exists", b"caf\xc3\xa9", b"\xff\xfe", stdout=subprocess.PIPE)  # type: ignore[arg-type]
-    assert done.stdout == b"caf\xc3\xa9: false\n\xff\xfe: false\n"
-    latin = {**os.environ, "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    assert (
-        shell.process(b"exists", b"caf\xc3\xa9", b"\xff\xfe", stdout=subprocess.PIPE, env=latin).stdout
-        == done.stdout
-    )  # type: ignore[arg-type]
+@pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
+def test_words_and_paths_that_are_not_utf_8_stay_as_they_are(shell: Shell, locale: str) -> None:
+    environ = {**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    graph = os.fsencode(shell.base) + b"/caf\xc3\xa9\xff"
+    words = [b"exists", b"--graph", graph, b"caf\xc3\xa9", b"\xff\xfe"]
+    argv = [os.fsencode(word) for word in (PROGRAM, *shell.roots)] + words
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False, env=environ)
+    assert (done.stdout, done.stderr) == (b"caf\xc3\xa9: false\n\xff\xfe: false\n", b"")
+    assert os.path.isdir(graph)
 
 
 def test_a_reader_that_left_ends_the_program_like_any_other(shell: Shell) -> None:

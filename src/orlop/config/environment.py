@@ -1,4 +1,4 @@
-"""Variables of the environment that are orlop's own. Together with the rest of this room, the only reader of them."""
+"""Variables that are asked for even where no file is read; apart from `load` because it imports next to nothing."""
 
 from __future__ import annotations
 
@@ -8,3 +8,8 @@ import os
 def durability() -> str | None:
     """ORLOP_DURABILITY: "full" or "none"; None if it is not set."""
     return os.environ.get("ORLOP_DURABILITY") or None
+
+
+def names_a_file() -> bool:
+    """Whether CONTAINERS_STORAGE_CONF names a file, which then has to be usable even if nothing of it is needed."""
+    return "CONTAINERS_STORAGE_CONF" in os.environ

@@ -28,21 +28,28 @@ RUN_ROOT = "/run/containers/storage"
 _NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
 
 
-def for_opening(graph_root: str, run_root: str, driver: str, driver_options: Iterable[str]) -> Settings:
-    """What a store is opened with when a program says this much. For `open_store`.
+def _unheard(message: str) -> None:
+    """Warnings go nowhere unless somebody listens: the library prints nothing."""
+
+
+def for_opening(
+    graph_root: str,
+    run_root: str,
+    driver: str,
+    driver_options: Iterable[str],
+    *,
+    warn: Callable[[str], None] = _unheard,
+) -> Settings:
+    """What a store is opened with when a program says this much; empty is what it does not say.
 
     Raises:
         IncompleteOptions, ConfigError, OSError: as `Configuration.complete`.
     """
-    return Configuration().complete(
+    return Configuration(warn=warn).complete(
         Settings(
             graph_root=graph_root, run_root=run_root, driver=driver, driver_options=tuple(driver_options)
         )
     )
-
-
-def _unheard(message: str) -> None:
-    """Warnings go nowhere unless somebody listens: the library prints nothing."""
 
 
 class Configuration:

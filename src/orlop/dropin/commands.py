@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 UNLIMITED = 1 << 30
 
-GRAPH = Flag("--graph -g", "Directory of the store (graph root)")
-RUN = Flag("--run -R", "Directory of what does not outlive a boot (run root)")
-DRIVER = Flag("--storage-driver -s", "Storage driver")
-OPTIONS = Flag("--storage-opt", "Option of the driver, key=value; may be repeated", LIST)
+# Any of these before the command puts the configuration aside (`spec/cli.md` 1.4).
+STORE = (
+    Flag("--graph -g", "Directory of the store (graph root)"),
+    Flag("--run -R", "Directory of what does not outlive a boot (run root)"),
+    Flag("--storage-driver -s", "Storage driver"),
+    Flag("--storage-opt", "Option of the driver, key=value; may be repeated", LIST),
+)
 # What an invocation may say before and after the command alike.
 GLOBAL = (
-    GRAPH,
-    RUN,
-    DRIVER,
-    OPTIONS,
+    *STORE,
     Flag("--image-store", "Separate directory for images and their layers"),
     Flag("--transient-store", "Keep records of containers in the run root only", SWITCH),
     Flag("--debug -D", "Print debugging information", SWITCH),

@@ -12,8 +12,6 @@ import gc
 import os
 import sys
 
-from orlop.config.load import Configuration
-from orlop.config.settings import Settings
 from orlop.dropin import commands
 from orlop.dropin.flags import HelpWanted, Values, WrongFlag, parse
 from orlop.dropin.streams import Call, OutputLost, Refusal, Streams
@@ -23,7 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from orlop.config.settings import Settings
     from orlop.dropin.commands import Command
+    from orlop.store.store import Store
 
 FAILED = 1
 WRONG_AFTER_COMMAND = 125
@@ -33,10 +33,11 @@ def run() -> NoReturn:
     """The installed program: answers, and ends the process."""
     # It lives for milliseconds, or streams bytes: there is no garbage worth looking for.
     gc.disable()
+    _insist_on_utf_8()
     _occupy_standard_streams()
     streams = Streams()
     try:
-        status = main(os.path.basename(sys.argv[0]), _words(), streams)
+        status = main(os.path.basename(sys.argv[0]), sys.argv[1:], streams)
         streams.flush()
     except OutputLost as lost:
         if lost.reader_left:
@@ -97,82 +98,83 @@ def main(program: str, words: list[str], streams: Streams) -> int:
 
 
 class _Wanted:
-    """The values of the flags that stand on both sides of the command, and what the configuration adds."""
+    """The values of the flags that stand on both sides of the command, and what the configuration adds to them."""
 
     def __init__(self, before: Values, streams: Streams) -> None:
-        self.configuration = Configuration(warn=self.warn)
-        self.values = Values(before)
+        self.values = before
+        self.streams = streams
+        self.priority: tuple[str, ...] = ()
         self.problem: StorageError | OSError | None = None
-        self._streams = streams
         # Until the flags behind the command are known, warnings are told; from then on only with --debug.
         self._level_is_known = False
-        self._base = Settings()
-        if not any(
-            before.get(flag.key) for flag in (commands.GRAPH, commands.RUN, commands.DRIVER, commands.OPTIONS)
-        ):
+        if not any(before.get(flag.key) for flag in commands.STORE):
+            from orlop.config.load import Configuration
+
             try:
-                self._base = self.configuration.effective()
+                self._take(Configuration(warn=self.warn).effective())
             except (StorageError, OSError) as error:
-                self.problem = error  # wrong flags are told first; step 7 fails with this
+                self.problem = error  # wrong flags are told first; opening the store fails with this
         self._level_is_known = True
-        base = self._base
+
+    def _take(self, settings: Settings) -> None:
+        """Nothing was said about the store, so all settings are those of the configuration."""
+        before = self.values
         self.values = Values(
             {
-                "graph": base.graph_root,
-                "run": base.run_root,
-                "storage-driver": base.driver,
-                "storage-opt": list(base.driver_options),
-                "image-store": base.image_store,
-                "transient-store": base.transient,
+                "graph": settings.graph_root,
+                "run": settings.run_root,
+                "storage-driver": settings.driver,
+                "storage-opt": list(settings.driver_options),
+                "image-store": settings.image_store,
+                "transient-store": settings.transient,
             }
         )
         self.values.update(before)
+        self.priority = settings.driver_priority
 
     def warn(self, message: str) -> None:
         if self.values.on("debug") or not self._level_is_known:
-            _log(self._streams, "warning", message)
+            _log(self.streams, "warning", message)
 
-    def settings(self) -> Settings:
-        """What to open.
+    def open(self) -> Store:
+        """The store.
 
         Raises:
-            StorageError, OSError: the configuration cannot be used.
+            StorageError, OSError, ValueError: the configuration cannot be used, or the store not be opened.
         """
+        from orlop.config import environment
+        from orlop.store.opening import open_store
+
         if self.problem:
             raise self.problem
         values = self.values
-        return self.configuration.complete(
-            self._base.replace(
-                graph_root=values.text("graph"),
-                run_root=values.text("run"),
-                driver=values.text("storage-driver"),
-                driver_options=tuple(values.list("storage-opt")),
-                image_store=values.text("image-store"),
-                transient=values.on("transient-store"),
-            )
+        graph, run, driver = values.text("graph"), values.text("run"), values.text("storage-driver")
+        options = values.list("storage-opt")
+        if not (graph and run) or environment.names_a_file():
+            from orlop.config import load
+
+            settings = load.for_opening(graph, run, driver, options, warn=self.warn)
+            graph, run = settings.graph_root, settings.run_root
+        if values.on("debug"):
+            _log_settings(graph, run, driver, options, self.streams)
+        return open_store(
+            graph,
+            run,
+            driver,
+            driver_options=options,
+            driver_priority=self.priority,
+            image_store=values.text("image-store") or None,
+            transient=values.on("transient-store"),
         )
 
 
 def _answered(wanted: _Wanted, command: Command, args: list[str], streams: Streams) -> int:
     """Enter a namespace if need be; open the store, run the command, close the store."""
-    from orlop.store.opening import open_store
-
     try:
-        status = _status_from_namespace(wanted, streams)
+        status = _status_from_namespace(wanted)
         if status is not None:
             return status
-        settings = wanted.settings()
-        if wanted.values.on("debug"):
-            _debug(settings, streams)
-        store = open_store(
-            settings.graph_root,
-            settings.run_root,
-            settings.driver,
-            driver_options=settings.driver_options,
-            driver_priority=settings.driver_priority,
-            image_store=settings.image_store or None,
-            transient=settings.transient,
-        )
+        store = wanted.open()
     except (StorageError, OSError, ValueError) as error:
         from orlop.dropin.text import describe
 
@@ -188,7 +190,7 @@ def _answered(wanted: _Wanted, command: Command, args: list[str], streams: Strea
             return FAILED
 
 
-def _status_from_namespace(wanted: _Wanted, streams: Streams) -> int | None:
+def _status_from_namespace(wanted: _Wanted) -> int | None:
     """What the same command line ended with in a namespace; None if it is to be answered here."""
     asked = wanted.values.get("unshare")
     if asked is None and os.geteuid() == 0:
@@ -201,21 +203,20 @@ def _status_from_namespace(wanted: _Wanted, streams: Streams) -> int | None:
         return None
     from orlop.dropin import namespace
 
-    environ = wanted.configuration.environ
-    if namespace.is_inside(environ):
+    if namespace.is_inside(os.environ):
         return None
-    streams.flush()
-    return namespace.enter(bool(asked), environ, wanted.warn)
+    wanted.streams.flush()
+    return namespace.enter(bool(asked), os.environ, wanted.warn)
 
 
-def _debug(settings: Settings, streams: Streams) -> None:
-    """What the log begins with, and that it tells of every wait for a lock."""
+def _log_settings(graph: str, run: str, driver: str, options: list[str], streams: Streams) -> None:
+    """What the log begins with. From now on it also tells of every wait for a lock."""
     from orlop.system import locks
 
-    _log(streams, "debug", f"Root: {settings.graph_root}")
-    _log(streams, "debug", f"Run Root: {settings.run_root}")
-    _log(streams, "debug", f"Driver Name: {settings.driver}")
-    _log(streams, "debug", f"Driver Options: [{' '.join(settings.driver_options)}]")
+    _log(streams, "debug", f"Root: {os.path.abspath(graph)}")
+    _log(streams, "debug", f"Run Root: {os.path.abspath(run)}")
+    _log(streams, "debug", f"Driver Name: {driver}")
+    _log(streams, "debug", f"Driver Options: [{' '.join(options)}]")
 
     def waiting(path: str, mode: str) -> None:
         _log(streams, "debug", f"waiting for {path} ({mode})")
@@ -232,11 +233,10 @@ def _wrong_count(command: Command, args: list[str]) -> str:
     return ""
 
 
-def _words() -> list[str]:
-    """The words of the command line as UTF-8, whatever the locale; other bytes are carried as surrogates."""
-    if sys.getfilesystemencoding() == "utf-8":
-        return sys.argv[1:]
-    return [os.fsencode(word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
+def _insist_on_utf_8() -> None:
+    """Start anew where the locale has another encoding: records are UTF-8, and paths must stay the bytes they are."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _occupy_standard_streams() -> None:

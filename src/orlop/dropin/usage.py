@@ -6,7 +6,8 @@ full name before the command.
 
 from __future__ import annotations
 
-from orlop.config.load import Configuration
+import os
+
 from orlop.dropin import commands
 from orlop.dropin.flags import Values, table
 
@@ -64,4 +65,4 @@ def of_command(program: str, word: str, command: Command, values: Values, stream
 
 
 def _table(flags: Iterable[Flag], values: Values) -> str:
-    return "\n" + table(flags, values, Configuration().environ.get("HOME", "").rstrip("/"))
+    return "\n" + table(flags, values, os.environ.get("HOME", "").rstrip("/"))
