@@ -40,6 +40,8 @@ _HANDLES = 128
 _SYMLINKS = 40
 """Symlinks followed on one path; the kernel's own limit."""
 
+_PATH_MAX = 4096
+
 
 class Root:
     """What lies beneath one open directory. `fd` stays the caller's."""
@@ -141,6 +143,8 @@ def by_walking(root_fd: int, path: bytes, flags: int, mode: int) -> int:
 
     LIMIT: one descriptor a level while it runs, so paths some thousand levels deep fail with EMFILE.
     """
+    if len(path) >= _PATH_MAX:  # what the kernel would say
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
     creates_only = flags & os.O_EXCL and flags & os.O_CREAT
     follow = not (flags & os.O_NOFOLLOW or creates_only)
     names = path.split(b"/")[::-1]  # the next one is the last
