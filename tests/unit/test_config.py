@@ -1,15 +1,12 @@
 """Configuration files, environment and defaults (`spec/config.md`), with the environment and the files handed in."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orlop.config import load, rootless, storageconf, toml
+from orlop.config import load, rootless, storageconf
 from orlop.config.load import Configuration
 from orlop.config.settings import Settings
 from orlop.errors import ConfigError, IncompleteOptions
@@ -238,107 +235,6 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(text: str, where: str, wan
 def test_what_is_not_toml_is_refused_with_the_place() -> None:
     with pytest.raises(ConfigError, match=r"FILE: wanted TOML: .*line 2"):
         of("[storage]\ndriver = \n")
-
-
-# --- plain TOML ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "# only a comment",
-        '[storage]\ndriver = "overlay"  # why\n\n\trunroot\t=\t"/r#1"\n',
-        'a = []\nb = [ ]\nc = ["x"]\nd = ["x", "y",]\n',
-        'a = [\n]\nb = [\n  "x",\n  "y"\n]\n',
-        "a = true\nb = false\nc = 0\nd = 42 # the answer\n",
-        "a = {}\nb = { x = \"1\", y-z_9 = '' }\n".replace("''", '""'),
-        '[a]\nx = "1"\n[a.b]\nx = "2"\n[c]\n',
-    ],
-)
-def test_plain_text_needs_no_tomllib(text: str) -> None:
-    """tomllib costs more than a whole small command, and what distributions ship is plain."""
-    assert toml.plain(text) == tomllib.loads(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        'a = "x\\ty"',
-        "a = 'x'",
-        'a = """x"""',
-        'a = "x" "y"',
-        'a = ["x" "y"]',
-        'a = ["x\n"]',
-        'a = ["x", # why\n "y"]',
-        'a = [["x"]]',
-        'a = ["x]", "y"]',
-        'a = ["x, y"]',
-        "a = 01",
-        "a = 1_000",
-        "a = 0x1",
-        "a = 1.5",
-        "a = -1",
-        "a = 1979-05-27",
-        "a.b = true",
-        '"a" = true',
-        "a = true\na = true",
-        "[a]\n[a]",
-        "[a]\nb = true\n[a.b]",
-        "[a.b]\n[a]",
-        "[[a]]",
-        "[a.]",
-        "[.a]",
-        "[ a ]",
-        "[]",
-        "[a",
-        "[a] x",
-        'a = {x = "1",}',
-        'a = {x = "1", x = "2"}',
-        'a = {x = {y = "1"}}',
-        "a = {x = true}",
-        "a",
-        "= true",
-        "a =",
-        "a = nope",
-        'a = "x',
-        "a = [",
-        "a = true\r\n",
-        "a = true\0",
-        "# \x7f",
-    ],
-)
-def test_what_is_not_plain_is_left_to_tomllib(text: str) -> None:
-    assert toml.plain(text) is None
-
-
-_PIECES = st.sampled_from(
-    [
-        *"ab=[]{}\"',#. \t\n\\_-0123_",
-        "[a]",
-        "[a.b]",
-        "true",
-        "false",
-        '"x"',
-        "[ ]",
-        "\n",
-        "a = ",
-        "b = ",
-        '["x", "y"]',
-        '{c = "x"}',
-        '"""',
-        "é",
-        "\r",
-        "\x7f",
-    ]
-)
-
-
-@given(st.lists(_PIECES, max_size=30).map("".join))
-def test_the_plain_reader_never_differs_from_tomllib(text: str) -> None:
-    found = toml.plain(text)
-    if found is not None:
-        assert found == tomllib.loads(text)
 
 
 # --- where settings come from -------------------------------------------------------------------------------

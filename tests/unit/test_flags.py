@@ -1,6 +1,8 @@
 """The flag grammar of the drop-in: every rule of `spec/cli.md` 1.2, each with the call that it comes from."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orlop.dropin.flags import LIST, SWITCH, Flag, HelpWanted, Values, WrongFlag, parse, table
 
@@ -139,6 +141,18 @@ def test_what_was_given_before_is_replaced_and_lists_grow() -> None:
 def test_what_was_not_given_is_empty() -> None:
     values, _ = parse([], FLAGS)
     assert (values.on("json"), values.text("id"), values.list("name")) == (False, "", [])
+
+
+@given(st.lists(st.text("-=jtnim\"'hx ", max_size=6), max_size=8))
+def test_any_words_are_values_and_arguments_or_refused(words: list[str]) -> None:
+    """Nothing is lost: the arguments are the tail of the words."""
+    try:
+        values, arguments = parse(words, FLAGS)
+    except (WrongFlag, HelpWanted):
+        return
+    assert words[len(words) - len(arguments) :] == arguments
+    for flag in FLAGS:
+        assert {SWITCH: values.on, LIST: values.list}.get(flag.kind, values.text)(flag.key) is not None
 
 
 def test_the_table_shows_spellings_defaults_and_help_in_order() -> None:

@@ -38,7 +38,7 @@ def decode(text: str, path: str) -> Table:
 
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # more than TOMLDecodeError: numbers of thousands of digits
         raise ConfigError(f"{path}: wanted TOML: {error}", path=path) from error
 
 
