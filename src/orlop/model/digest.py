@@ -9,7 +9,7 @@ from orlop.errors import InvalidDigest
 
 HEX_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _HEX = frozenset("0123456789abcdef")
-_ALGORITHM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+._-")
+_ALGORITHM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _ENCODED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=_-")
 
 MALFORMED = "invalid checksum digest format"
@@ -29,16 +29,12 @@ class Digest(str):
         Raises:
             InvalidDigest: malformed, wrong length, or an algorithm that is not supported.
         """
-        algorithm, colon, encoded = text.partition(":")
-        if not colon or not algorithm or not encoded:
+        algorithm, _, encoded = text.partition(":")
+        if not algorithm or not encoded:
             raise _invalid(text, MALFORMED)
         length = HEX_LENGTHS.get(algorithm)
         if length is None:
-            if _ALGORITHM.issuperset(algorithm) and _ENCODED.issuperset(encoded):
-                raise _invalid(text, UNSUPPORTED)
-            raise _invalid(text, MALFORMED)
-        if not _ENCODED.issuperset(encoded):
-            raise _invalid(text, MALFORMED)
+            raise _invalid(text, UNSUPPORTED if _is_well_formed(algorithm, encoded) else MALFORMED)
         if len(encoded) != length:
             raise _invalid(text, WRONG_LENGTH)
         if not _HEX.issuperset(encoded):
@@ -59,6 +55,15 @@ class Digest(str):
     @property
     def hex(self) -> str:
         return self.partition(":")[2]
+
+
+def _is_well_formed(algorithm: str, encoded: str) -> bool:
+    """Words of an algorithm are parted by single `+`, `.`, `_` or `-`, as the peers have it."""
+    for sign in "+._":
+        algorithm = algorithm.replace(sign, "-")
+    return _ENCODED.issuperset(encoded) and all(
+        word and _ALGORITHM.issuperset(word) for word in algorithm.split("-")
+    )
 
 
 def _invalid(text: str, peer: str) -> InvalidDigest:

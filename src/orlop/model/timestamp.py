@@ -11,7 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import datetime
 
-_MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_DAYS_BEFORE_MONTH = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365)
+_DAYS_BEFORE_1970 = 719_162  # counted from the first of January of the year 1
 
 
 class Timestamp(str):
@@ -36,7 +37,11 @@ class Timestamp(str):
 
     @property
     def datetime(self) -> datetime:
-        """As a `datetime` with its stored offset, cut to microseconds."""
+        """As a `datetime` with its stored offset, cut to microseconds.
+
+        Raises:
+            ValueError: the year 0, which records may hold and a `datetime` may not.
+        """
         from datetime import datetime
 
         head, fraction, zone = _parts(self)
@@ -46,12 +51,11 @@ class Timestamp(str):
     @property
     def ns(self) -> int:
         """Nanoseconds since 1970 began, exact; for ordering."""
-        from datetime import UTC, datetime, timedelta
-
         head, fraction, zone = _parts(self)
-        moment = datetime.fromisoformat(head + ("+00:00" if zone == "Z" else zone))
-        whole = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
-        return whole * 1_000_000_000 + int((fraction + "0" * 9)[:9])
+        minutes = 0 if zone == "Z" else int(zone[:3]) * 60 + int(zone[0] + zone[4:])
+        seconds = _days(int(head[:4]), int(head[5:7]), int(head[8:10])) * 86_400
+        seconds += int(head[11:13]) * 3600 + (int(head[14:16]) - minutes) * 60 + int(head[17:19])
+        return seconds * 1_000_000_000 + int((fraction + "0" * 9)[:9])
 
 
 UNSET = Timestamp("0001-01-01T00:00:00Z")
@@ -61,24 +65,62 @@ def is_timestamp(text: str) -> bool:
     """True if `text` is RFC 3339 as the peers read it."""
     try:
         head, fraction, zone = _parts(text)
-        if (head[4], head[7], head[10], head[13], head[16]) != ("-", "-", "T", ":", ":"):
+        if len(head) != 19 or (head[10], head[13], head[16]) != ("T", ":", ":"):
             return False
-        numbers = head[:4] + head[5:7] + head[8:10] + head[11:13] + head[14:16] + head[17:19]
-        if not (numbers.isascii() and numbers.isdigit()):
-            return False
-        month, day = int(head[5:7]), int(head[8:10])
-        if not (1 <= month <= 12 and 1 <= day <= _MONTH_DAYS[month - 1]):
+        if not (_are_digits(head[11:13] + head[14:16] + head[17:19]) and _is_day(head[:10])):
             return False
         if int(head[11:13]) > 23 or int(head[14:16]) > 59 or int(head[17:19]) > 59:
             return False
-        if fraction and not (fraction.isascii() and fraction.isdigit()):
+        if fraction and not _are_digits(fraction):
             return False
         if zone == "Z":
             return True
         hours, minutes = zone[1:3], zone[4:6]
-        return zone[0] in "+-" and zone[3] == ":" and len(zone) == 6 and int(hours) < 24 and int(minutes) < 60
+        return (
+            (zone[0], zone[3], len(zone)) in (("+", ":", 6), ("-", ":", 6))
+            and _are_digits(hours + minutes)
+            and int(hours) < 24
+            and int(minutes) < 60
+        )
     except (ValueError, IndexError):
         return False
+
+
+def are_timestamps(texts: list[str]) -> bool:
+    """The same for many, looked at column by column: a store of many records is loaded with every small command."""
+    count = len(texts)
+    heads = "".join([text[:20] for text in texts])
+    ends = "".join([text[19:] for text in texts])
+    columns = [heads[at::20] for at in range(20)]
+    plain = (
+        len(heads) == 20 * count
+        and all(columns[at] == sign * count for at, sign in ((10, "T"), (13, ":"), (16, ":")))
+        and _are_digits("".join([columns[at] for at in (11, 12, 14, 15, 17, 18)]))
+        and max(zip(columns[11], columns[12], strict=True)) <= ("2", "3")
+        and max(columns[14]) <= "5"
+        and max(columns[17]) <= "5"
+        # Behind the seconds: Z, or a point, digits, Z.
+        and {*columns[19]} <= {".", "Z"}
+        and {text[-1] for text in texts} == {"Z"}
+        and ends.count("Z") == count
+        and ends.count(".") == columns[19].count(".")
+        and ".Z" not in ends
+        and _are_digits(ends.replace("Z", "0").replace(".", ""))
+    )
+    if not plain:
+        return all(map(is_timestamp, texts))
+    return all(map(_is_day, {text[:10] for text in texts}))
+
+
+def _is_day(text: str) -> bool:
+    if text[4] != "-" or text[7] != "-" or not _are_digits(text[:4] + text[5:7] + text[8:]):
+        return False
+    month = int(text[5:7])
+    return 1 <= month <= 12 and 1 <= int(text[8:]) <= _days_in(int(text[:4]), month)
+
+
+def _are_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _parts(text: str) -> tuple[str, str, str]:
@@ -93,3 +135,19 @@ def _parts(text: str) -> tuple[str, str, str]:
         if not fraction:
             raise ValueError(f"a time with an empty fraction: {text!r}")
     return head, fraction, rest
+
+
+def _is_leap(year: int) -> bool:
+    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+
+
+def _days_in(year: int, month: int) -> int:
+    return _DAYS_BEFORE_MONTH[month] - _DAYS_BEFORE_MONTH[month - 1] + (month == 2 and _is_leap(year))
+
+
+def _days(year: int, month: int, day: int) -> int:
+    """Days from 1970 began to that day; the calendar is the Gregorian one throughout, the year 0 included."""
+    before = year - 1
+    days = before * 365 + before // 4 - before // 100 + before // 400
+    days += _DAYS_BEFORE_MONTH[month - 1] + (month > 2 and _is_leap(year))
+    return days + day - 1 - _DAYS_BEFORE_1970
