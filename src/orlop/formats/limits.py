@@ -41,6 +41,14 @@ gigabyte of memory (CVE-2017-14992). The peers write pieces of the same size."""
 RECORD_ENTRY_MAX = 16 * MIB
 """One JSON object of a record: a segment of SEGMENT_MAX in base64 and half as much to spare."""
 
+# --- records ------------------------------------------------------------------------------------------------
+
+RECORDS_FILE_MAX = 256 * MIB
+"""One file of records. Twenty thousand layers are 12 MiB; decoded, records need several times their text. The peers
+have no limit."""
+
+# (`model/record.py` has the limit of nesting inside of a record.)
+
 # --- compressed streams -------------------------------------------------------------------------------------
 
 ZSTD_WINDOW_LOG_MAX = 27

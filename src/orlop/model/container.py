@@ -5,7 +5,19 @@ from __future__ import annotations
 from orlop.model.digest import Digest
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.model.ids import ContainerID, ImageID, LayerID
-from orlop.model.record import DIGESTS, FLAGS, ID_MAPS, SIZES, TEXT, TEXTS, TIME, Record, stored, text_of
+from orlop.model.record import (
+    DIGESTS,
+    FLAGS,
+    ID_MAPS,
+    SIZES,
+    TEXT,
+    TEXTS,
+    TIME,
+    Record,
+    id_of,
+    stored,
+    text_of,
+)
 from orlop.model.timestamp import Timestamp
 
 TYPE_CHECKING = False
@@ -16,7 +28,7 @@ if TYPE_CHECKING:
 class Container(Record):
     """A container as it was when it was looked up. Frozen; sizes are bytes."""
 
-    id: ContainerID = stored("id", text_of(ContainerID), always=True)
+    id: ContainerID = stored("id", id_of(ContainerID), always=True)
     names: tuple[str, ...] = stored("names", TEXTS)
     image: ImageID = stored("image", text_of(ImageID, ImageID("")), always=True)
     layer: LayerID = stored("layer", text_of(LayerID, LayerID("")), always=True)

@@ -13,9 +13,10 @@ from orlop.model.record import (
     TEXTS,
     TIME,
     Record,
-    Shape,
+    id_of,
     stored,
     text_of,
+    texts_of,
 )
 from orlop.model.timestamp import Timestamp
 
@@ -23,18 +24,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_LAYER_IDS = Shape(TEXTS.name, list, zero=(), read=lambda v: tuple(map(LayerID, v)), check=TEXTS.check)
-
 
 class Image(Record):
     """An image as it was when it was looked up. Frozen; sizes are bytes."""
 
-    id: ImageID = stored("id", text_of(ImageID), always=True)
+    id: ImageID = stored("id", id_of(ImageID), always=True)
     digest: Digest | None = stored("digest", DIGEST)
     names: tuple[str, ...] = stored("names", TEXTS)
     names_history: tuple[str, ...] = stored("names-history", TEXTS)
     layer: LayerID | None = stored("layer", text_of(LayerID))
-    mapped_layers: tuple[LayerID, ...] = stored("mapped-layers", _LAYER_IDS)
+    mapped_layers: tuple[LayerID, ...] = stored("mapped-layers", texts_of(LayerID))
     metadata: str = stored("metadata", TEXT)
     data_names: tuple[str, ...] = stored("big-data-names", TEXTS)
     data_sizes: dict[str, int] = stored("big-data-sizes", SIZES)

@@ -15,8 +15,9 @@ from orlop.model.record import (
     TIME,
     UINT32S,
     Record,
+    id_of,
+    reference_to,
     stored,
-    text_of,
 )
 from orlop.model.timestamp import Timestamp
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 class Layer(Record):
     """A layer as it was when it was looked up. Frozen; sizes are bytes."""
 
-    id: LayerID = stored("id", text_of(LayerID), always=True)
+    id: LayerID = stored("id", id_of(LayerID), always=True)
     names: tuple[str, ...] = stored("names", TEXTS)
-    parent: LayerID | None = stored("parent", text_of(LayerID))
+    parent: LayerID | None = stored("parent", reference_to(LayerID))
     metadata: str = stored("metadata", TEXT)
     mount_label: str = stored("mountlabel", TEXT)
     created: Timestamp = stored("created", TIME, always=True)

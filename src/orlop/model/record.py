@@ -1,107 +1,233 @@
 """How a record is declared: once, as a class; reading, writing and checking follow from the declaration.
 
     class Layer(Record):
-        id: LayerID = stored("id", LAYER_ID, always=True)
+        id: LayerID = stored("id", id_of(LayerID), always=True)
         names: tuple[str, ...] = stored("names", TEXTS)
 
 A value wraps the decoded JSON object (its *document*) and turns a member into Python when it is first asked for,
 so listing twenty thousand layers does not build twenty thousand times twenty attributes. The document is never
 changed: an editor puts a new one in its place.
 
-Rules. Values are frozen. A member that is absent, `null`, or empty is the zero value of its shape. Members that
-are not declared are kept and written back: a newer program's data is not ours to drop (`spec/records.md` 3).
+Rules. Values are frozen, and what they hand out is the caller's to keep: a list or map in a document never leaves
+it. A member that is absent, `null`, or empty is the zero value of its shape. Members that are not declared are kept
+and written back: a newer program's data is not ours to drop (`spec/records.md` 3).
 """
 
 from __future__ import annotations
 
+from itertools import chain
+
 from orlop.model.digest import Digest
 from orlop.model.idmap import IDMap
-from orlop.model.timestamp import UNSET, Timestamp, is_timestamp
+from orlop.model.ids import are_harmless
+from orlop.model.timestamp import UNSET, Timestamp, are_timestamps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, Self
 
 Document = dict[str, "Any"]
 
+NESTING_MAX = 100
+"""How deep lists and maps may lie in each other in a member of free form. Flags are one deep. The peers read 10,000;
+Python gives up before that, at a depth that depends on who calls."""
+
 
 class Shape:
-    """What a member may hold: the JSON type, a check of its inside, and its Python form."""
+    """What a member may hold: the JSON type, a check of its inside, and its Python form.
 
-    __slots__ = ("check", "json_type", "name", "read", "zero")
+    The check looks at the values that many records have for the member, in one go: a table of twenty thousand
+    records is checked whenever a small command starts, and a loop in C costs a tenth of one in Python.
+    """
+
+    __slots__ = ("_check", "json_type", "mend", "name", "read", "zero")
 
     def __init__(
         self,
         name: str,
         json_type: type,
         *,
+        check: Callable[[list[Any]], bool],
         zero: object,
         read: Callable[[Any], object] | None = None,
-        check: Callable[[Any], bool] | None = None,
+        mend: Callable[[Any], object] | None = None,
     ) -> None:
+        """`read` makes the Python form; `mend` makes of a value what the peers read it as (TypeError if nothing)."""
         self.name = name
         self.json_type = json_type
         self.zero = zero
         self.read = read
-        self.check = check
+        self.mend = mend
+        self._check = check
 
-    def fits(self, value: object) -> bool:
-        return type(value) is self.json_type and (self.check is None or self.check(value))
+    def fits(self, values: list[Any]) -> bool:
+        """True if all these values, which are not None, have the shape."""
+        try:
+            return self._check(values)
+        except TypeError:
+            return False
 
 
-def _all_text(value: list[Any]) -> bool:
-    try:
-        "".join(value)
-    except TypeError:
-        return False
+# Checks: a wrong type is False, or a TypeError of the function that goes through the values.
+
+
+def _texts(values: list[Any]) -> bool:
+    "".join(values)
     return True
 
 
-def _all_uint32(value: list[Any]) -> bool:
-    return not value or (set(map(type, value)) == {int} and min(value) >= 0 and max(value) <= 0xFFFFFFFF)
+def _references(values: list[Any]) -> bool:
+    # Drivers make paths of a parent's id as of a layer's own.
+    return are_harmless(list(filter(None, values)))
 
 
-def _int64(value: int) -> bool:
-    return -(1 << 63) <= value < 1 << 63
+def _times(values: list[Any]) -> bool:
+    return _texts(values) and are_timestamps(values)
 
 
-def _all_maps(value: list[Any]) -> bool:
-    return all(
-        type(item) is dict and all(type(item.get(k, 0)) is int for k in ("container_id", "host_id", "size"))
-        for item in value
-    )
+def _integers(values: list[Any]) -> bool:
+    return _are_integers(values, -(1 << 63), (1 << 63) - 1)
+
+
+def _are_integers(values: list[Any], least: int, most: int) -> bool:
+    return not values or ({*map(type, values)} == {int} and min(values) >= least and max(values) <= most)
+
+
+def _text_lists(values: list[Any]) -> bool:
+    return _texts(_items(values))
+
+
+def _uint32_lists(values: list[Any]) -> bool:
+    return _are_integers(_items(values), 0, 0xFFFFFFFF)
+
+
+def _items(values: list[Any]) -> list[Any]:
+    sum(map(list.__len__, values))  # or else a text would do as the list of its letters
+    return list(chain.from_iterable(values))
+
+
+def _integer_maps(values: list[Any]) -> bool:
+    return _integers(list(chain.from_iterable(map(dict.values, values))))
+
+
+def _text_maps(values: list[Any]) -> bool:
+    return _texts(list(chain.from_iterable(map(dict.values, values))))
+
+
+def _free_maps(values: list[Any]) -> bool:
+    return {*map(type, values)} == {dict} and is_shallow(values)
+
+
+_MAP_KEYS = ("container_id", "host_id", "size")
+
+
+def _map_lists(values: list[Any]) -> bool:
+    maps = _items(values)
+    return all(type(m) is dict and _integers([m.get(key) for key in _MAP_KEYS]) for m in maps)
+
+
+def is_shallow(values: list[Any]) -> bool:
+    """True if no value has lists and maps in each other beyond `NESTING_MAX`."""
+    for _ in range(NESTING_MAX + 1):
+        nested = [v.values() if type(v) is dict else v for v in values if type(v) in (dict, list)]
+        if not nested:
+            return True
+        values = list(chain.from_iterable(nested))
+    return False
+
+
+def copy(value: Any) -> Any:
+    """A decoded JSON value of one's own."""
+    if isinstance(value, dict):
+        return {key: copy(item) for key, item in value.items()}
+    return [copy(item) for item in value] if isinstance(value, list) else value
+
+
+# Mending: a `null` inside a list or map is a zero, and the members of an id map are named in any case.
+
+
+def _filling(zero: object) -> Callable[[Any], object]:
+    def filled(value: Any) -> object:
+        if type(value) is dict:
+            return {key: zero if item is None else item for key, item in value.items()}
+        if type(value) is list:
+            return [zero if item is None else item for item in value]
+        raise TypeError
+
+    return filled
+
+
+def _filled_maps(value: Any) -> object:
+    if type(value) is not list:
+        raise TypeError
+    return [_filled_map(item or {}) for item in value]
+
+
+def _filled_map(value: dict[str, Any]) -> dict[str, Any]:
+    filled = dict.fromkeys(_MAP_KEYS, 0)
+    for key, item in value.items():
+        known = key.lower() if key.lower() in _MAP_KEYS else key
+        filled[known] = 0 if item is None else item
+    return filled
 
 
 def _read_maps(value: list[Any]) -> tuple[IDMap, ...]:
-    return tuple(
-        IDMap(item.get("container_id", 0), item.get("host_id", 0), item.get("size", 0)) for item in value
-    )
+    return tuple(IDMap(*[item[key] for key in _MAP_KEYS]) for item in value)
 
 
 def text_of(kind: type[str], zero: str | None = None) -> Shape:
     """Text with a type of its own (an id, a digest); `zero` when it is absent or empty."""
-    return Shape("text", str, zero=zero, read=lambda value: kind(value) if value else zero)
+    return Shape("text", str, check=_texts, zero=zero, read=lambda value: kind(value) if value else zero)
 
 
-TEXT = Shape("text", str, zero="")
-TEXTS = Shape("list of text", list, zero=(), read=tuple, check=_all_text)
+def id_of(kind: type[str]) -> Shape:
+    """The id of the record itself: acting on `../x` or `.` would reach another one's directory, or outside."""
+    return Shape("an id that can be one name in a directory", str, check=are_harmless, zero="", read=kind)
+
+
+def reference_to(kind: type[str]) -> Shape:
+    """The id of another record that a directory may be looked up by; None when absent."""
+    return Shape(
+        "an id that can be one name in a directory",
+        str,
+        check=_references,
+        zero=None,
+        read=lambda value: kind(value) if value else None,
+    )
+
+
+def texts_of(kind: type[str]) -> Shape:
+    """A list of text with a type of its own."""
+    return Shape(
+        "a list of text",
+        list,
+        check=_text_lists,
+        zero=(),
+        read=lambda value: tuple(map(kind, value)),
+        mend=_filling(""),
+    )
+
+
+TEXT = Shape("text", str, check=_texts, zero="")
+TEXTS = Shape("a list of text", list, check=_text_lists, zero=(), read=tuple, mend=_filling(""))
 DIGEST = text_of(Digest)
-TIME = Shape("time", str, zero=UNSET, read=Timestamp, check=is_timestamp)
-INT = Shape("integer", int, zero=0, check=_int64)
-UINT32S = Shape("list of unsigned 32-bit integers", list, zero=(), read=tuple, check=_all_uint32)
-SIZES = Shape(
-    "map of integers", dict, zero={}, read=dict, check=lambda v: set(map(type, v.values())) <= {int}
+TIME = Shape("an RFC 3339 time", str, check=_times, zero=UNSET, read=Timestamp)
+INT = Shape("a 64-bit integer", int, check=_integers, zero=0)
+UINT32S = Shape(
+    "a list of unsigned 32-bit integers", list, check=_uint32_lists, zero=(), read=tuple, mend=_filling(0)
 )
+SIZES = Shape("a map of integers", dict, check=_integer_maps, zero={}, read=dict, mend=_filling(0))
 DIGESTS = Shape(
-    "map of digests",
+    "a map of texts",
     dict,
+    check=_text_maps,
     zero={},
     read=lambda v: {key: Digest(item) for key, item in v.items()},
-    check=lambda v: _all_text(list(v.values())),
+    mend=_filling(""),
 )
-FLAGS = Shape("object", dict, zero={}, read=dict)
-ID_MAPS = Shape("list of id maps", list, zero=(), read=_read_maps, check=_all_maps)
+FLAGS = Shape(f"a map, nested at most {NESTING_MAX} deep", dict, check=_free_maps, zero={}, read=copy)
+ID_MAPS = Shape("a list of id maps", list, check=_map_lists, zero=(), read=_read_maps, mend=_filled_maps)
 
 
 class Stored:
@@ -121,8 +247,12 @@ class Stored:
     def __get__(self, record: Record | None, owner: type) -> object:
         if record is None:
             return self
-        raw, shape = record._document.get(self.key), self.shape
-        value = shape.zero if raw is None else raw if shape.read is None else shape.read(raw)
+        shape = self.shape
+        value = record._document.get(self.key, shape.zero)
+        if shape.read is not None and value is not shape.zero:
+            value = shape.read(value)
+        if type(value) is dict:
+            return value or {}  # a new one for each who asks
         record.__dict__[self.attribute] = value
         return value
 
@@ -135,6 +265,8 @@ def stored(key: str, shape: Shape, *, always: bool = False) -> Any:
 class Record:
     """A frozen value over one JSON object. Subclasses declare members with `stored`."""
 
+    __slots__ = ("__dict__", "_document")
+
     FIELDS: dict[str, Stored] = {}
     _document: Document
 
@@ -143,13 +275,25 @@ class Record:
 
     def __init__(self, document: Document, **computed: object) -> None:
         """`document` must fit (`fitted`). `computed` are attributes that no file holds (read_only, ...)."""
-        self.__dict__["_document"] = document
-        self.__dict__.update(computed)
+        object.__setattr__(self, "_document", document)
+        if computed:
+            self.__dict__.update(computed)
+
+    @classmethod
+    def all_of(cls, documents: Iterable[Document]) -> list[Self]:
+        """The values of many documents, without anything computed."""
+        new, put = cls.__new__, object.__setattr__
+        values = []
+        for document in documents:
+            value = new(cls)
+            put(value, "_document", document)
+            values.append(value)
+        return values
 
     def document(self) -> Document:
         """A copy of the JSON object, members that this version does not know included."""
-        copy: Document = _copy(self._document)
-        return copy
+        document: Document = copy(self._document)
+        return document
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} values are frozen; change the record through its store")
@@ -158,7 +302,7 @@ class Record:
         raise AttributeError(f"{type(self).__name__} values are frozen; change the record through its store")
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._document == other._document  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._document == other._document
 
     def __hash__(self) -> int:
         return hash((type(self), self._document["id"]))
@@ -173,9 +317,3 @@ class Record:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

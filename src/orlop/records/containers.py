@@ -10,6 +10,7 @@ from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from orlop.model.record import Document
     from orlop.records.rows import Row
 
 STABLE, VOLATILE = 0, 1
@@ -42,4 +43,7 @@ class ContainerTable(Table):
         )
 
     def value(self, row: Row) -> Container:
-        return Container(row.document)
+        return self.value_of(row.document)
+
+    def value_of(self, document: Document) -> Container:
+        return Container(document)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 
 from orlop.errors import InvalidDigest
-from orlop.formats.records import Misfit
 from orlop.model.digest import Digest
+from orlop.model.ids import looks_generated
 from orlop.model.image import Image
 from orlop.records.table import Table, TableFile
 from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from orlop.formats.records import Contents
     from orlop.model.record import Document
-    from orlop.records.rows import Row
+    from orlop.records.rows import Row, Rows
 
 
 class ImageTable(Table):
@@ -40,14 +41,45 @@ class ImageTable(Table):
         )
 
     def _accept(self, document: Document) -> Document:
-        try:
-            return with_digest(document)
-        except InvalidDigest as error:
-            # The peers refuse the whole table for one such record.
-            raise Misfit(str(error)) from None
+        return with_digest(document)
+
+    def _admit(self, contents: Contents) -> None:
+        for place, document in enumerate(contents.documents):
+            if document is not None:
+                try:
+                    accepted = with_digest(document)
+                except InvalidDigest as problem:
+                    contents.set_aside(place, str(problem))  # the peers refuse the whole table for it
+                else:
+                    if accepted is not document:
+                        contents.replace(place, accepted)
+
+    def _doubts(self, rows: Rows) -> str | None:
+        """An empty or missing table beside the data of images is damage, as it is for layers (P11)."""
+        if self.files[0].found:
+            return None
+        orphans = [
+            id for id in _listed(self.directory) if looks_generated(id) and _has_data(self.directory, id)
+        ]
+        return self._lost(orphans, "data directories") if orphans else None
 
     def value(self, row: Row) -> Image:
-        return Image(row.document, read_only=self.read_only)
+        return self.value_of(row.document)
+
+    def value_of(self, document: Document) -> Image:
+        return Image(document, read_only=True) if self.read_only else Image(document)
+
+
+def _has_data(directory: str, id: str) -> bool:
+    """True if there is more than the caller's own directory, which may come before the first image is saved."""
+    return any(name != "userdata" for name in _listed(os.path.join(directory, id)))
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def with_digest(document: Document) -> Document:

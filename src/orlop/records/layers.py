@@ -18,8 +18,10 @@ from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from orlop.formats.records import Contents
+    from orlop.model.record import Document, Record
     from orlop.records.rows import Row, Rows
     from orlop.records.trash import Trash
 
@@ -96,10 +98,23 @@ class LayerTable(Table):
     # --- values -----------------------------------------------------------------------------------------
 
     def value(self, row: Row) -> Layer:
-        if self.mounts is None:
-            return Layer(row.document, read_only=self.read_only)
-        mount = self.mounts.of(row.id)
-        return Layer(row.document, mount_point=mount.path, mount_count=mount.count)
+        return self.value_of(row.document)
+
+    def value_of(self, document: Document) -> Layer:
+        if self.mounts:
+            mount = self.mounts.of(document["id"])
+            if mount.count:
+                return Layer(document, mount_point=mount.path, mount_count=mount.count)
+        return Layer(document, read_only=True) if self.read_only else Layer(document)
+
+    def values_of(self, documents: Iterable[Document]) -> list[Record]:
+        if self.mounts:
+            return [self.value_of(document) for document in documents]
+        return super().values_of(documents)
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        return (*super().damage, *(self.mounts.damage if self.mounts is not None else ()))
 
     # --- removing ---------------------------------------------------------------------------------------
 
@@ -135,18 +150,22 @@ class LayerTable(Table):
 
     # --- loading and saving -----------------------------------------------------------------------------
 
-    def _refresh(self, *, may_write: bool) -> None:
-        super()._refresh(may_write=may_write)
+    def _refresh(self, *, may_write: bool, as_is: bool = False) -> None:
+        super()._refresh(may_write=may_write, as_is=as_is)
         if self.mounts is not None:
             self.mounts.refresh(self._rows)
 
-    def _load(self, *, may_write: bool) -> None:
-        if not self.read_only:
-            for root in (self.trash_root, *self._temp_roots):
-                trash.recover(root)
+    def _load(self, *, as_is: bool) -> None:
+        roots = () if self.read_only else (self.trash_root, *self._temp_roots)
+        problems = [problem for root in roots for problem in trash.recover(root)]
         if self.mounts is not None:
             self.mounts.forget()  # mounts are matched with rows, and the rows are new
-        super()._load(may_write=may_write)
+        super()._load(as_is=as_is)
+        self._damage += [f"what was set aside to be deleted stays: {problem}" for problem in problems]
+
+    def _swept(self) -> set[str]:
+        # The mount lock is only ever taken under the lock of this table.
+        return super()._swept() | ({os.path.dirname(self.mounts.path)} if self.mounts is not None else set())
 
     def _around_save(self, write: Callable[[], None]) -> None:
         if self.mounts is None:
@@ -154,24 +173,30 @@ class LayerTable(Table):
         else:
             self.mounts.saving(self._rows, write)
 
-    def _wants_repair(self, rows: Rows) -> bool:
-        return any(is_incomplete(row) for row in rows)
+    def _is_unfinished(self, contents: Contents) -> bool:
+        return any(flags.get("incomplete") is True for flags in contents.column("flags"))
 
     def _repair(self, editor: Editor) -> list[str]:
         """Delete layers whose making or deletion never ended. One that resists stays and is named; others go on."""
-        resisting = []
-        rubbish = self.new_trash()
         unfinished = [row for row in editor.rows if is_incomplete(row)]
-        if unfinished and self._release is not None:
-            self._release({row.id for row in unfinished})
+        rubbish = self.new_trash()
+        resisting = []
         try:
-            for row in unfinished:
-                try:
-                    self.remove(editor, [row], rubbish)
-                except (StorageError, OSError) as error:
-                    resisting.append(f"layer {row.id} is incomplete and cannot be deleted: {error}")
-        finally:
+            if self._release is not None:
+                self._release({row.id for row in unfinished})
+        except (StorageError, OSError) as error:
+            return [
+                f"{len(unfinished)} incomplete layers cannot be deleted, nor what is built on them: {error}"
+            ]
+        for row in unfinished:
+            try:
+                self.remove(editor, [row], rubbish)
+            except (StorageError, OSError) as error:
+                resisting.append(f"layer {row.id} is incomplete and cannot be deleted: {error}")
+        try:
             rubbish.empty()
+        except OSError as error:
+            resisting.append(f"what was set aside to be deleted stays: {error}")
         return resisting
 
     def _doubts(self, rows: Rows) -> str | None:
@@ -179,19 +204,15 @@ class LayerTable(Table):
 
         A peer that trusts it deletes all data at the next collection of garbage (P11).
         """
-        if self.files[STABLE].found or self._stored_ids is None:
+        if self._stored_ids is None or all(file.found for file in self.files[: self.volatile_home]):
             return None
         try:
-            orphans = [id for id in self._stored_ids() if rows.by_id(id) is None]
+            stored = self._stored_ids()
         except OSError:
             return None
-        if not orphans:
-            return None
-        return (
-            f'"{self.files[STABLE].path}" is missing or empty, but the driver holds {len(orphans)} layers that no '
-            f"record names ({orphans[0][:24]}, ...): this is damage, and nothing is written or collected; "
-            "restore the file, or remove those layers, first"
-        )
+        claimed = {aside.id for aside in self.asides()}
+        orphans = [id for id in stored if id not in claimed and rows.by_id(id) is None]
+        return self._lost(orphans, "layers in the driver") if orphans else None
 
 
 def is_incomplete(row: Row) -> bool:

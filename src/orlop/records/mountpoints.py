@@ -2,13 +2,18 @@
 
 It lies below the run root, is lost with a reboot, and is never synced. Its lock is taken last, only while the
 layer table is held.
+
+Rules
+1. An entry that does not fit is named in `damage`, passed over, and written back as it was found.
+2. A file that is no list of entries hides which layers are mounted. Layers can still be read; what would write the
+   file anew, and so every change of layers, is refused with `BadRecords` until it is gone.
 """
 
 from __future__ import annotations
 
 from orlop.errors import BadRecords
 from orlop.formats import gojson
-from orlop.formats.gojson import encode_text as encode
+from orlop.formats.limits import RECORDS_FILE_MAX
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -30,22 +35,28 @@ class Mount:
         self.count = count
 
 
+_NONE = Mount("", 0)
+
+
 class Mountpoints:
     """The mount state of a layer table; `of` and `by_path` answer for the moment of the last `refresh`."""
 
     def __init__(self, path: str, lock: LockFile, timeout: float | None) -> None:
         self.path = path
         self.lock = lock
+        self.damage: tuple[str, ...] = ()
         self._timeout = timeout
         self._token: bytes | None = None
         self._mounts: dict[str, Mount] = {}
+        self._asides: list[str] = []
+        self._unreadable: str | None = None  # why
 
     def forget(self) -> None:
         self._token = None
 
     def of(self, layer_id: str) -> Mount:
         """The mount of a layer; count 0 and an empty path if it has none."""
-        return self._mounts.get(layer_id) or Mount("", 0)
+        return self._mounts.get(layer_id, _NONE)
 
     def by_path(self, path: str) -> str | None:
         """The id of the layer mounted at `path`."""
@@ -55,17 +66,20 @@ class Mountpoints:
         """The ids of layers with a mount, in file order."""
         return [id for id, mount in self._mounts.items() if mount.count > 0]
 
+    def __bool__(self) -> bool:
+        """True if any layer has an entry."""
+        return bool(self._mounts)
+
     def refresh(self, rows: Rows) -> None:
         """Read the file again if another program wrote it."""
         with self.lock.reading(timeout=self._timeout):
-            if self.lock.token() != self._token:
-                self._load(rows)
+            self._refresh(rows)
 
     def set(self, rows: Rows, layer_id: str, mount: Mount) -> None:
         """Record the mount of one layer and save. The layer table is held exclusively."""
         with self.lock.writing(timeout=self._timeout):
-            if self.lock.token() != self._token:
-                self._load(rows)
+            self._refresh(rows)
+            self._refuse_if_unreadable()
             self._mounts[layer_id] = mount
             self._write(rows)
 
@@ -75,43 +89,64 @@ class Mountpoints:
         The peers do so at every save of layers; mounts of layers that are gone vanish here.
         """
         with self.lock.writing(timeout=self._timeout):
-            if self.lock.token() != self._token:
-                self._load(rows)
+            self._refresh(rows)
+            self._refuse_if_unreadable()
             write()
             self._write(rows)
 
-    def _load(self, rows: Rows) -> None:
+    def _refuse_if_unreadable(self) -> None:
+        if self._unreadable is not None:
+            raise BadRecords(
+                f'loading "{self.path}": {self._unreadable}', path=self.path, reason=self._unreadable
+            )
+
+    def _refresh(self, rows: Rows) -> None:
         token = self.lock.token()
+        if token != self._token or self._unreadable is not None:
+            self._load(rows)
+            self._token = token
+
+    def _load(self, rows: Rows) -> None:
         mounts: dict[str, Mount] = {}
+        asides: list[str] = []
+        damage: list[str] = []
+        unreadable: str | None = None
         try:
-            data = files.read(self.path)
+            data = files.read(self.path, limit=RECORDS_FILE_MAX)
         except FileNotFoundError:
             data = b""
         try:
-            for value, _ in gojson.elements(data):
-                id, mount = _read_mount(value)
-                row = rows.find(id)
-                if row is not None and mount.path:
+            for value, text in gojson.elements(gojson.text_of(data)):
+                try:
+                    id, mount = _read_mount(value)
+                except ValueError as problem:
+                    asides.append(text)
+                    damage.append(f"{self.path}: {problem}")
+                    continue
+                row = rows.find(id) if mount.path else None
+                if row is not None:
                     mounts[row.id] = mount
-        except ValueError as problem:
-            raise BadRecords(
-                f'loading "{self.path}": {problem}', path=self.path, reason=str(problem)
-            ) from None
-        self._mounts, self._token = mounts, token
+        except gojson.SyntaxProblem as problem:
+            unreadable = str(problem)
+            mounts, asides, damage = {}, [], [f'loading "{self.path}": {unreadable}']
+        self._mounts, self._asides, self._unreadable, self.damage = mounts, asides, unreadable, tuple(damage)
 
     def _write(self, rows: Rows) -> None:
-        lasting = {
-            row.id: mount
-            for row in rows
-            if (mount := self._mounts.get(row.id)) is not None and mount.path and mount.count > 0
-        }
+        lasting: dict[str, Mount] = {}
+        if self._mounts:  # a list of mounts in the order of a long list of layers is rarely needed
+            for document in rows.documents():
+                mount = self._mounts.get(document["id"])
+                if mount is not None and mount.path and mount.count > 0:
+                    lasting[document["id"]] = mount
+        encode = gojson.encode_text
         texts = [
             f'{{"id":{encode(id)},"path":{encode(mount.path)},"count":{mount.count}}}'
             for id, mount in lasting.items()
         ]
         token = self.lock.renew()
         try:
-            files.write_atomic(self.path, ("[" + ",".join(texts) + "]").encode(), durable=False)
+            content = gojson.bytes_of("[" + ",".join(texts + self._asides) + "]")
+            files.write_atomic(self.path, content, durable=False)
         except BaseException:
             self.forget()
             raise
@@ -121,9 +156,9 @@ class Mountpoints:
 
 def _read_mount(value: Any) -> tuple[str, Mount]:
     if type(value) is not dict:
-        raise ValueError(f"wanted an object for each mount, found {gojson.encode(value)[:60]}")
+        raise ValueError("wanted an object for each mount, found something else")
     members = {key.lower(): item for key, item in value.items() if item is not None}
     id, path, count = members.get("id", ""), members.get("path", ""), members.get("count", 0)
     if type(id) is not str or type(path) is not str or type(count) is not int:
-        raise ValueError(f"wanted id, path (text) and count (integer), found {gojson.encode(value)[:120]}")
+        raise ValueError("wanted id, path (text) and count (integer) for each mount, found other types")
     return id, Mount(path, count)

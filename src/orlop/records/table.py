@@ -11,47 +11,54 @@ Layers, images and containers are this one table with three declarations (`recor
 
 Rules
 1. What is in memory is trusted only while the lock is held and the token is the remembered one.
-2. The remembered token is the one read *before* loading, or written by our own save.
+2. The remembered token is the one read *before* loading, or written by our own save. A load that fails remembers
+   nothing, so the next block tries again.
 3. A save writes the token first, then replaces each changed file; a crash between costs others a needless reload.
-4. A record that does not fit is set aside: named in `damage`, written back as it was found, never acted on.
-5. A file that cannot be read as records at all stops its table, not the store.
+4. A record that does not fit is set aside: named in `damage`, written back as it was found, never acted on. What it
+   names is not free to be used or deleted (`doubted`).
+5. A file that cannot be read as records at all stops its table, not the store. An additional store is only read, and
+   stops nothing.
+6. What a dead process left is cleared away before the first change. Failing at that is damage, not an obstacle.
 """
 
 from __future__ import annotations
 
 import _thread
+import gc
 import os
 
-from orlop.errors import BadRecords, ReadOnly
+from orlop.errors import BadRecords, DuplicateID, LimitExceeded, ReadOnly, StorageError, UnsafePath
 from orlop.formats import gojson
-from orlop.formats.records import Misfit, encode, fitted
-from orlop.model.ids import is_component
+from orlop.formats.limits import RECORDS_FILE_MAX
+from orlop.formats.records import Aside, Contents, encode, encode_all, parse, trimmed
 from orlop.records.rows import Row, Rows
 from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Literal
 
     from orlop.model.record import Document, Record
     from orlop.system.locks import LockFile
 
-# A table is reloaded for repair at most this often before its error is final (`spec/locking.md` 4.2).
+# A table is reloaded for repair at most this often, then it is used as it is (`spec/locking.md` 4.2).
 REPAIR_ATTEMPTS = 3
 
 
 class TableFile:
     """One JSON file of a table. `durable` files survive power loss; volatile ones are written without sync."""
 
-    __slots__ = ("durable", "found", "mtime_ns", "path")
+    __slots__ = ("asides", "contents", "durable", "found", "mtime_ns", "path")
 
     def __init__(self, path: str, *, durable: bool) -> None:
         self.path = path
         self.durable = durable
         self.mtime_ns: int | None = None
-        self.found = False  # it held something when it was last read
+        self.found = False  # it held something when it was last read or written
+        self.contents: Contents | None = None  # as it was read, until it is first written
+        self.asides: list[Aside] = []
 
     def changed(self) -> bool:
         """True if another program replaced the file since we read or wrote it; a missing file has not changed."""
@@ -60,16 +67,27 @@ class TableFile:
         except FileNotFoundError:
             return False
 
+    def read(self, kind: type[Record]) -> tuple[int | None, Contents]:
+        """Its time and what it says; nothing is remembered yet.
 
-class Aside:
-    """A record that does not fit: its text, to be written back as it is, and what is wrong with it."""
+        Raises:
+            BadRecords: it is not a list of records, or no file.
+        """
+        try:
+            mtime_ns = os.stat(self.path, follow_symlinks=False).st_mtime_ns
+            return mtime_ns, parse(kind, files.read(self.path, limit=RECORDS_FILE_MAX))
+        except FileNotFoundError:
+            return None, parse(kind, b"")
+        except (gojson.SyntaxProblem, LimitExceeded, UnsafePath) as problem:
+            raise BadRecords(
+                f'loading "{self.path}": {problem}', path=self.path, reason=str(problem)
+            ) from problem
 
-    __slots__ = ("home", "reason", "text")
-
-    def __init__(self, text: str, home: int, reason: str) -> None:
-        self.text = text
-        self.home = home
-        self.reason = reason
+    def remember(self, mtime_ns: int | None, contents: Contents) -> None:
+        self.mtime_ns = mtime_ns
+        self.found = not contents.is_void
+        self.contents = contents
+        self.asides = contents.asides
 
 
 class NeedsWriting(Exception):
@@ -100,15 +118,16 @@ class Table:
         self.files = table_files
         self.locks = locks
         self.read_only = read_only
-        self.damage: tuple[str, ...] = ()
         self._unique_ids = unique_ids
         self._second_key = second_key
         self._watch_files = watch_files
         self._timeout = lock_timeout
         self._token: bytes | None = None
+        self._rows = Rows()
+        self._damage: list[str] = []
         self._doubt: str | None = None
-        self._rows = Rows(second_key)
-        self._asides: list[Aside] = []
+        self._wants_repair = False
+        self._settled = False  # nothing of a dead process is left since the last load
         self._load_mutex = _thread.allocate_lock()
 
     # --- the two blocks ---------------------------------------------------------------------------------
@@ -137,16 +156,47 @@ class Table:
 
     def value(self, row: Row) -> Record:
         """The frozen value of a row, with what is known beside the record."""
-        return self.record(row.document, read_only=self.read_only)
+        return self.value_of(row.document)
+
+    def value_of(self, document: Document) -> Record:
+        return self.record(document, read_only=True) if self.read_only else self.record(document)
+
+    def values_of(self, documents: Iterable[Document]) -> list[Record]:
+        if self.read_only:
+            return [self.value_of(document) for document in documents]
+        return list(self.record.all_of(documents))
+
+    # --- what is wrong with it --------------------------------------------------------------------------
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What was found wrong when the table was last loaded, a sentence each."""
+        return tuple(self._damage)
+
+    def asides(self) -> list[Aside]:
+        """The records that were set aside."""
+        return [aside for file in self.files for aside in file.asides]
+
+    def doubted(self, id: str) -> str | None:
+        """Why `id` must be left alone though no usable record has it: one that was set aside mentions it.
+
+        Nobody knows what that record would say if it could be read; whoever deletes what has no record, or what
+        nothing refers to, asks here first.
+        """
+        quoted = gojson.encode_text(id)
+        return next((a.reason for a in self.asides() if a.id == id or quoted in a.text), None)
 
     # --- for subclasses ---------------------------------------------------------------------------------
 
     def _accept(self, document: Document) -> Document:
-        """The last word on a record that fits its declaration; raises `Misfit` to set it aside."""
+        """The last word on a document that is to be written."""
         return document
 
-    def _wants_repair(self, rows: Rows) -> bool:
-        """True if the rows just read can only be used after `_repair`."""
+    def _admit(self, contents: Contents) -> None:
+        """The same for what was read: sets aside, or replaces, what its declaration alone lets pass."""
+
+    def _is_unfinished(self, contents: Contents) -> bool:
+        """True if what a file says can only be used after `_repair`."""
         return False
 
     def _repair(self, editor: Editor) -> list[str]:
@@ -154,8 +204,20 @@ class Table:
         return []
 
     def _doubts(self, rows: Rows) -> str | None:
-        """A reason not to build on what was read, or None. Asked under the exclusive lock only."""
+        """A reason not to build on what was read, or None."""
         return None
+
+    def _lost(self, orphans: list[str], of_what: str) -> str:
+        missing = next(file.path for file in self.files if not file.found)
+        return (
+            f'"{missing}" is missing or empty, but there are {len(orphans)} {of_what} that no record names '
+            f"({orphans[0][:24]}, ...): this is damage, and nothing is written or collected; restore the file, "
+            "or remove those, first"
+        )
+
+    def _swept(self) -> set[str]:
+        """The directories whose temporary files are made under the lock of this table only."""
+        return {self.directory, *(os.path.dirname(lock.path) for lock in self.locks)}
 
     def _around_save(self, write: Callable[[], None]) -> None:
         write()
@@ -167,90 +229,93 @@ class Table:
             return True
         return self._watch_files and any(file.changed() for file in self.files)
 
-    def _refresh(self, *, may_write: bool) -> None:
+    def _refresh(self, *, may_write: bool, as_is: bool = False) -> None:
+        """Bring memory up to date. `as_is`: use also what wants repair."""
         # Several threads may hold the lock shared; one of them reloads, the others wait for it here.
         with self._load_mutex:
             if self._is_stale():
-                self._load(may_write=may_write)
+                self._load(as_is=as_is or may_write)
+            if may_write and not self._settled and self._doubt is None:
+                try:
+                    self._settle()
+                except (OSError, StorageError) as problem:
+                    # A full disk, for example, must not keep anybody from deleting. The next block tries again.
+                    self._load(as_is=True)
+                    self._damage.append(f"what a dead process left cannot be cleared away: {problem}")
 
-    def _load(self, *, may_write: bool) -> None:
-        token = self.locks[0].token()
-        rows = Rows(self._second_key)
-        asides: list[Aside] = []
-        dirty: set[int] = set()
-        for home, file in enumerate(self.files):
-            for row in self._read(home, file, asides):
-                if self._unique_ids and rows.by_id(row.id) is not None:
-                    continue  # the earlier one counts; this one goes with the next save of its file
-                names = row.names
-                if len(set(names)) != len(names):
-                    row.document, row.text = {**row.document, "names": list(dict.fromkeys(names))}, None
-                dirty |= rows.take_names(row, names)  # a later record owns a name that two records list
-                rows.add(row)
-        repair = bool(dirty) or self._wants_repair(rows)
-        if repair and not self.read_only and not may_write:
-            raise NeedsWriting
-        self._rows, self._asides, self._token = rows, asides, token
-        damage = [f"{self.files[a.home].path}: {a.reason}" for a in asides]
-        doubt = self._doubts(rows) if may_write and not self.read_only else None
-        if doubt:
-            damage.append(doubt)
-        elif may_write and not self.read_only:
-            files.clear_temporaries(self.directory)
-            editor = Editor(self, dirty)
-            try:
-                damage += self._repair(editor)
-                editor.save()
-            except BaseException:
-                self.forget()
-                raise
-        self._doubt = doubt
-        self.damage = tuple(damage)
-
-    def _read(self, home: int, file: TableFile, asides: list[Aside]) -> Iterator[Row]:
+    def _load(self, *, as_is: bool) -> None:
+        collecting = gc.isenabled()
+        gc.disable()  # many objects, none of them garbage: looking for it would take half of the time again
         try:
-            file.mtime_ns = os.stat(file.path).st_mtime_ns
-            data = files.read(file.path)
-        except FileNotFoundError:
-            file.found = False
-            return
-        file.found = bool(data)
-        elements = gojson.elements(data)
-        while True:
+            self._read_files(as_is)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _read_files(self, as_is: bool) -> None:
+        token = self.locks[0].token()
+        found: list[tuple[int | None, Contents]] = []
+        damage: list[str] = []
+        for file in self.files:
             try:
-                value, text = next(elements)
-            except StopIteration:
-                return
-            except gojson.SyntaxProblem as problem:
-                raise BadRecords(
-                    f'loading "{file.path}": {problem}', path=file.path, reason=str(problem), noun=self.noun
-                ) from None
+                mtime_ns, contents = file.read(self.record)
+                self._admit(contents)
+            except (OSError, BadRecords) as problem:
+                if not self.read_only:
+                    self.forget()
+                    self._damage = [str(problem)]
+                    raise
+                mtime_ns, contents = file.mtime_ns, parse(self.record, b"")
+                damage.append(str(problem))
+            found.append((mtime_ns, contents))
+            damage += [f"{file.path}: {aside}" for aside in contents.asides]
+        loaded = [contents for _, contents in found]
+        rows = Rows(loaded, second_key=self._second_key, unique_ids=self._unique_ids)
+        wants_repair = any(map(self._is_unfinished, loaded))
+        if (rows.robbed or wants_repair) and not (as_is or self.read_only):
+            raise NeedsWriting
+        damage += [f"{self.directory}: a second record of {self.noun} {id}" for id in rows.passed_over]
+        for file, state in zip(self.files, found, strict=True):
+            file.remember(*state)
+        self._rows, self._token, self._settled = rows, token, self.read_only
+        self._wants_repair = wants_repair
+        self._doubt = None if self.read_only else self._doubts(rows)
+        self._damage = [*damage, self._doubt] if self._doubt else damage
+
+    def _settle(self) -> None:
+        problems = []
+        for directory in self._swept():
             try:
-                document = self._accept(fitted(self.record, value))
-                if not is_component(document["id"]):
-                    # Acting on `../x` or `.` would reach another layer's directory, or outside (N3).
-                    raise Misfit(
-                        f"id {document['id'][:80]!r} is not a name that one directory entry can have"
-                    )
-            except Misfit as misfit:
-                asides.append(Aside(text, home, str(misfit)))
-            else:
-                yield Row(document, home, text)
+                files.clear_temporaries(directory)
+            except OSError as problem:
+                problems.append(str(problem))
+        editor = Editor(self)
+        for home in self._rows.robbed:
+            editor.dirty.add(home)
+        try:
+            if self._wants_repair:
+                problems += self._repair(editor)
+            editor.save()
+        except BaseException:
+            self.forget()
+            raise
+        self._damage += problems
+        self._settled = True
 
     # --- saving -----------------------------------------------------------------------------------------
 
-    def _save(self, homes: set[int]) -> None:
-        contents = {home: self._encoded(home).encode() for home in sorted(homes)}
+    def _save(self, homes: Iterable[int]) -> None:
+        contents = [(self.files[home], gojson.bytes_of(self._encoded(home))) for home in homes]
 
         def write() -> None:
             self.renew_tokens()
-            for home, content in contents.items():
-                file = self.files[home]
+            for file, content in contents:
                 file.mtime_ns = files.write_atomic(file.path, content, durable=file.durable)
                 file.found = True
 
         try:
-            files.make_dirs(self.directory)
+            for file, _ in contents:
+                files.make_dirs(os.path.dirname(file.path))
             self._around_save(write)
         except BaseException:
             self.forget()
@@ -262,13 +327,19 @@ class Table:
         self._token = tokens[0]
 
     def _encoded(self, home: int) -> str:
-        texts = []
+        file = self.files[home]
+        as_read = file.contents.texts() if file.contents is not None else []
+        texts: list[str] = []
         for row in self._rows:
             if row.home == home:
                 if row.text is None:
                     row.text = encode(self.record, row.document)
+                elif isinstance(row.text, int):
+                    row.text = as_read[row.text]
                 texts.append(row.text)
-        texts += [aside.text for aside in self._asides if aside.home == home]
+        file.contents = None  # every row has its text by now
+        for aside in file.asides:
+            texts.insert(aside.place, aside.text)
         return "[" + ",".join(texts) + "]"
 
 
@@ -287,48 +358,80 @@ class View:
         return self.table.value(row)
 
     def values(self) -> list[Record]:
-        value = self.table.value
-        return [value(row) for row in self.rows]
+        return self.table.values_of(self.rows.documents())
+
+    def json(self) -> str:
+        """All records as the text of a JSON array; where possible the text of the files, which costs nothing."""
+        parts = [file.contents.canonical() if file.contents else None for file in self.table.files]
+        if self.rows.untouched and None not in parts:
+            return "[" + ",".join(filter(None, parts)) + "]"
+        return "[" + encode_all(self.table.record, self.rows.documents()) + "]"
+
+
+class Homes(dict[int, None]):
+    """The files to be saved, in the order in which that has to happen."""
+
+    def add(self, home: int) -> None:
+        self.setdefault(home)
+
+    def add_last(self, home: int) -> None:
+        self.pop(home, None)
+        self.add(home)
 
 
 class Editor(View):
     """The rows of a table inside a writing block. Nothing is on disk before `save`, which leaving the block calls."""
 
-    def __init__(self, table: Table, dirty: set[int] | None = None) -> None:
+    def __init__(self, table: Table) -> None:
         super().__init__(table)
-        self.dirty = dirty or set()
+        self.dirty = Homes()
 
     def add(self, document: Document, home: int = 0) -> Row:
-        row = Row(self.table._accept(document), home)
+        """Append a record.
+
+        Raises:
+            DuplicateID: another record has that id, even one that was set aside.
+        """
+        id, noun = document["id"], self.table.noun
+        if self.rows.by_id(id) is not None or any(aside.id == id for aside in self.table.asides()):
+            raise DuplicateID(f'{noun} id "{id}" is in use already', kind=noun, id=id)
+        row = Row(self._normal(document), home)
         self.rows.add(row)
         self.dirty.add(home)
         return row
 
     def change(self, row: Row, members: dict[str, Any]) -> None:
         """Replace members, named by their JSON keys, of one record."""
-        self.rows.put(row, self.table._accept({**row.document, **members}))
+        self.rows.put(row, self._normal({**row.document, **members}))
         self.dirty.add(row.home)
 
     def set_names(self, row: Row, names: list[str], **members: Any) -> None:
         """Give the record these names, taking them from whoever has them (`spec/records.md` 10)."""
-        self.dirty |= self.rows.take_names(row, names)
+        robbed = self.rows.take_names(row, names)
         self.change(row, {"names": names, **members})
+        for home in robbed - {row.home}:
+            self.dirty.add_last(
+                home
+            )  # after the new owner's: if we die between, a name has two owners, not none
 
     def remove(self, row: Row) -> None:
-        self.rows.remove(row)
-        self.dirty.add(row.home)
+        for gone in self.rows.remove(row):
+            self.dirty.add(gone.home)
 
     def save(self) -> None:
         """Put what changed on disk now; durable when it returns, for files that are."""
         if self.dirty:
             self.table._save(self.dirty)
-            self.dirty = set()
+            self.dirty = Homes()
+
+    def _normal(self, document: Document) -> Document:
+        return self.table._accept(trimmed(self.table.record, document))
 
 
 class _Block:
     """What both blocks share: the locks, taken in order and released in the reverse."""
 
-    _mode = ""
+    _mode: Literal["reading", "writing"]
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -360,25 +463,19 @@ class Reading(_Block):
         for attempt in range(REPAIR_ATTEMPTS + 1):
             self._take()
             try:
-                self.table._refresh(may_write=False)
+                self.table._refresh(may_write=False, as_is=attempt == REPAIR_ATTEMPTS)
             except NeedsWriting:
                 self._release()
-                if attempt == REPAIR_ATTEMPTS:
-                    raise BadRecords(
-                        f"the {self.table.noun} table wants repair again after {attempt} repairs; "
-                        "another program keeps writing records that need it",
-                        path=self.table.directory,
-                    ) from None
-                if self._prepare is not None:
-                    self._prepare()
-                with Writing(self.table, trusting=False):
-                    pass
             except BaseException:
                 self._release()
                 raise
             else:
-                return View(self.table)
-        raise AssertionError("unreachable")
+                break
+            if self._prepare is not None:
+                self._prepare()
+            with Writing(self.table, trusting=False):
+                pass
+        return View(self.table)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -20,6 +20,7 @@ from orlop.system.ownlock import OwnedLock, own
 _LOCK = "lock-"
 _DIRECTORY = "temp-dir-"
 _ATTEMPTS = 1000
+_NAME_MAX = 255
 
 
 class Trash:
@@ -80,7 +81,9 @@ class _Bin:
             return False
         if self._lock is None:
             self._open()
-        target = os.path.join(self._directory, f"{self._taken}-{os.path.basename(path)}")
+        # The number makes the name; of the old one as much as a name can hold, for people.
+        name = os.fsencode(f"{self._taken}-{os.path.basename(path)}")[:_NAME_MAX]
+        target = os.path.join(self._directory, os.fsdecode(name))
         self._taken += 1
         try:
             os.rename(path, target)
@@ -89,11 +92,14 @@ class _Bin:
         return True
 
     def empty(self) -> None:
-        if self._lock is not None:
+        lock, self._lock = self._lock, None
+        if lock is None:
+            return
+        try:
             files.remove_tree(self._directory, workers=2)
-            os.unlink(self._lock.path)
-            self._lock.close()
-            self._lock = None
+            os.unlink(lock.path)
+        finally:
+            lock.close()  # what could not be deleted is left to whoever looks here next
 
     def _open(self) -> None:
         files.make_dirs(self._root)
@@ -109,22 +115,24 @@ class _Bin:
         raise OSError(errno.EAGAIN, f"no free lock name after {_ATTEMPTS} attempts", self._root)
 
 
-def recover(root: str) -> None:
+def recover(root: str) -> list[OSError]:
     """Delete what dead processes left below a trash root. Pairs in use are passed over.
 
-    All pairs are tried; the first error is raised at the end.
+    All pairs are tried; what went wrong is returned, not raised: rubbish is nothing that a store must stop for.
     """
     try:
         found = os.listdir(root)
-    except (FileNotFoundError, NotADirectoryError):
-        return
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [error]
     numbers = {
         name.removeprefix(prefix)
         for name in found
         for prefix in (_LOCK, _DIRECTORY)
         if name.startswith(prefix)
     }
-    first: OSError | None = None
+    problems = []
     for number in sorted(numbers):
         try:
             lock = own(os.path.join(root, _LOCK + number))
@@ -136,6 +144,5 @@ def recover(root: str) -> None:
             finally:
                 lock.close()
         except OSError as error:
-            first = first or error
-    if first is not None:
-        raise first
+            problems.append(error)
+    return problems
