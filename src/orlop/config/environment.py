@@ -13,3 +13,10 @@ def durability() -> str | None:
 def names_a_file() -> bool:
     """Whether CONTAINERS_STORAGE_CONF names a file, which then has to be usable even if nothing of it is needed."""
     return "CONTAINERS_STORAGE_CONF" in os.environ
+
+
+def is_rootless() -> bool:
+    """Whether this process lacks the powers of the machine's root (`spec/config.md` 2)."""
+    from orlop.system import userns
+
+    return userns.identity(os.environ).rootless

@@ -24,6 +24,7 @@ class StoreOptions(Value):
         transient: containers live in the run root.
         mappings: id maps of layers that have no parent to inherit them from.
         durable: whether an acknowledged change survives power loss.
+        rootless: this process lacks the powers of the machine's root.
         lock_timeout: seconds to wait for a lock before `LockTimeout`; None waits for ever.
     """
 
@@ -36,6 +37,7 @@ class StoreOptions(Value):
         "image_store",
         "lock_timeout",
         "mappings",
+        "rootless",
         "run_root",
         "transient",
     )
@@ -50,6 +52,7 @@ class StoreOptions(Value):
         "mappings",
         "durable",
         "lock_timeout",
+        "rootless",
     )
 
     graph_root: str
@@ -62,6 +65,7 @@ class StoreOptions(Value):
     mappings: IDMappings
     durable: bool
     lock_timeout: float | None
+    rootless: bool
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class StoreOptions(Value):
         mappings: IDMappings = IDENTITY,
         durable: bool = True,
         lock_timeout: float | None = None,
+        rootless: bool = False,
     ) -> None:
         self._fill(
             graph_root,
@@ -88,4 +93,5 @@ class StoreOptions(Value):
             mappings,
             durable,
             lock_timeout,
+            rootless,
         )

@@ -83,6 +83,7 @@ class Engine:
                 options=options.driver_options,
                 priority=options.driver_priority,
                 durable=options.durable,
+                rootless=options.rootless,
             )
             if self._driver is not None and driver.name != self._driver.name:
                 raise ConfigError(

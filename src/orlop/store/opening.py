@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from orlop.config import environment
 from orlop.errors import IncompleteOptions
 from orlop.model.idmap import IDENTITY
 from orlop.model.options import StoreOptions
@@ -82,15 +83,14 @@ def open_store(
             mappings=mappings,
             durable=_is_durable(durability or (given[-1] if given else None)),
             lock_timeout=lock_timeout,
+            rootless=environment.is_rootless(),
         )
     )
 
 
 def _is_durable(durability: str | None) -> bool:
     if durability is None:
-        from orlop.config.environment import durability as configured
-
-        durability = configured() or "full"
+        durability = environment.durability() or "full"
     if durability not in DURABILITIES:
         raise ValueError(f"durability: wanted one of {', '.join(DURABILITIES)}; found {durability!r}")
     return durability == "full"
