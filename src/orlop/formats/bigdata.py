@@ -23,16 +23,18 @@ def file_name(key: str) -> str:
     """
     if not key:
         raise InvalidKey("a big-data item needs a key; found the empty string", key=key)
-    position = next((i for i, c in enumerate(key) if c not in _PLAIN), None)
-    raw = key.encode("utf-8", "replace")
+    unusual = next((at for at, sign in enumerate(key) if sign not in _PLAIN), len(key))
+    try:
+        # Bytes of a command line that are not UTF-8 count as the bytes they are.
+        raw = key.encode("utf-8", "surrogateescape")
+        name = raw if unusual >= len(key) - 1 else b"=" + b2a_base64(raw, newline=False)
+    except UnicodeEncodeError:
+        name = b""
     # What lies behind the last slash is dropped by the peers' path cleaning; a slash anywhere else is a path.
-    name = (
-        key if position is None or position == len(key) - 1 else "=" + b2a_base64(raw, newline=False).decode()
-    )
-    name = name.rstrip("/")
-    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
+    name = name.rstrip(b"/")
+    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name or len(name) > _MAX_NAME_BYTES:
         raise InvalidKey(
             f"big-data key {key[:80]!r}: its file name {name[:80]!r} would not be one entry of a directory",
             key=key,
         )
-    return name
+    return name.decode("utf-8", "surrogateescape")
