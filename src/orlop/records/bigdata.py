@@ -1,7 +1,9 @@
 """Big data: named items beside a record, one file each (`spec/records.md` 18).
 
-The file is replaced first, then the record; readers that hold the old file keep the old content. Temporary files lie
-in the table's directory, so that one look there finds what a dead process left.
+An item and the record that knows its size and digest are two files, which no call replaces together. So a note is
+made first, naming the item; then come the file, the record, and the end of the note. Who loads the table and finds a
+note of a dead process makes the record say what the file holds (`mend`): the old item or the new, never one with the
+other's digest. Notes, and the temporary files of items, lie in the table's directory, where one look finds them.
 """
 
 from __future__ import annotations
@@ -9,18 +11,23 @@ from __future__ import annotations
 import os
 
 from orlop.errors import InvalidKey
+from orlop.formats import gojson
 from orlop.formats.bigdata import file_name
 from orlop.model.digest import Digest
+from orlop.model.ids import is_component
 from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
     from typing import Any, BinaryIO
 
     from orlop.records.rows import Row
     from orlop.records.table import Editor, Table
 
 _BLOCK = 1 << 20
+_NOTE = ".tmp-set-"  # found, like every temporary file, by who loads the table next
 _RESERVED = "userdata"  # the directory that callers own, beside the items
 
 
@@ -55,43 +62,167 @@ class Items:
     def store(
         self, editor: Editor, row: Row, key: str, data: bytes | BinaryIO, digest: str | None = None
     ) -> None:
-        """Replace the item and bring the record up to date; both are on disk on return.
+        """Replace one item of a record and bring the record up to date; both are on disk on return.
 
         `digest` stands in for the sha256 of the data (manifests with a digest of their own). Layers record names
         only, no sizes and digests.
         """
-        path = self.path(row.id, key)
-        # First of all the token: if we die now, the next program looks for what we left behind.
-        self._table.renew_tokens()
-        directory = os.path.dirname(path)
+        self.path(row.id, key)  # refuses the key before anything is written
+        sha = Digest.of(data) if isinstance(data, bytes) else ""
+        with _Note(self._table, {"id": row.id, "key": key, "digest": digest or "", "sha256": sha}):
+            members = self._put(row.document, row.id, {key: data}, {key: digest} if digest else {})
+            if members:
+                editor.change(row, members)
+                editor.save()
+
+    def store_all(self, id: str, data: Mapping[str, bytes | BinaryIO]) -> dict[str, Any]:
+        """Write the items of a record that is being made; the members that the record has to have for them.
+
+        The caller sees to it that the items go if the record does not come: `making`, or a layer's flag.
+        """
+        for key in data:
+            self.path(id, key)
+        return self._put({}, id, data, {})
+
+    def making(self, id: str) -> _Making:
+        """A block around `store_all` and the saving of a new record: after a crash both are there, or neither."""
+        return _Making(self._table, id)
+
+    def _put(
+        self,
+        document: Mapping[str, Any],
+        id: str,
+        data: Mapping[str, bytes | BinaryIO],
+        given: Mapping[str, str],
+    ) -> dict[str, Any]:
+        """Write files; the members of the record that change."""
+        if not data:
+            return {}
+        directory = os.path.join(self._table.directory, id)
         if not os.path.isdir(directory):
             files.make_dirs(directory)
             if self._durable:
                 files.sync_dir(self._table.directory)
-        size = 0
+        names = list(document.get("big-data-names") or ())
+        sizes = dict(document.get("big-data-sizes") or {})
+        digests = dict(document.get("big-data-digests") or {})
+        for key, value in data.items():
+            self._write(self.path(id, key), value)
+            if key not in names:
+                names.append(key)
+            if isinstance(value, bytes):
+                sizes[key] = len(value)
+                digests[key] = str(given.get(key) or Digest.of(value))
+            elif self._table.noun != "layer":
+                raise TypeError(f"data items of a {self._table.noun} are bytes; found {type(value).__name__}")
+        members: dict[str, Any] = {"big-data-names": names}
+        if self._table.noun != "layer":
+            members |= {"big-data-sizes": sizes, "big-data-digests": digests}
+        return {k: v for k, v in members.items() if v != (document.get(k) or type(v)())}
+
+    def _write(self, path: str, data: bytes | BinaryIO) -> None:
         with files.replacing(path, durable=self._durable, temp_dir=self._table.directory) as out:
-            if isinstance(data, bytes | bytearray | memoryview):
+            if isinstance(data, bytes):
                 out.write(data)
-                size = len(data)
             else:
                 while block := data.read(_BLOCK):
                     out.write(block)
-        if self._table.noun == "layer":
-            members = {}
-        else:
-            if not isinstance(data, bytes | bytearray | memoryview):
-                raise TypeError("items of images and containers are given as bytes")
-            members = self._facts(row, key, size, digest or Digest.of(bytes(data)))
-        names = row.document.get("big-data-names") or []
-        if key not in names:
-            members["big-data-names"] = [*names, key]
-        if members:
-            editor.change(row, members)
-            editor.save()
 
-    def _facts(self, row: Row, key: str, size: int, digest: str) -> dict[str, Any]:
+
+class _Note:
+    """A file that names what is being written, for whoever comes after us if we do not come to the end."""
+
+    def __init__(self, table: Table, what: dict[str, str]) -> None:
+        self._table = table
+        self._what = what
+        self._path = os.path.join(table.directory, f"{_NOTE}{int.from_bytes(os.urandom(8), 'little')}")
+
+    def __enter__(self) -> None:
+        # First of all the token: it makes the next program load the table, and so find the note.
+        self._table.renew_tokens()
+        try:
+            with open(self._path, "xb", buffering=0) as note:
+                note.write(gojson.encode(self._what).encode())
+        except BaseException:
+            self._end()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._end()
+        else:
+            self._table.forget()  # and the next load mends what we may have left half done
+
+    def _end(self) -> None:
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+
+
+class _Making(_Note):
+    def __init__(self, table: Table, id: str) -> None:
+        super().__init__(table, {"id": id})
+        self._directory = os.path.join(table.directory, id)
+        self._id = id
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if error is not None and self._table.find_by_id(self._id) is None:
+            try:
+                files.remove_tree(self._directory)
+                self._end()
+            except OSError as second:
+                error.add_note(
+                    f"and {self._directory} could not be removed, which the next load will do: {second}"
+                )
+
+
+def mend(table: Table, editor: Editor) -> None:
+    """Finish, or undo, what the notes of dead processes name. The exclusive lock is held; the caller saves.
+
+    A note that cannot be read was not yet whole when its writer died, so nothing of what it would name was written.
+    """
+    for name in os.listdir(table.directory) if os.path.isdir(table.directory) else ():
+        if name.startswith(_NOTE):
+            try:
+                what = gojson.decode(files.read(os.path.join(table.directory, name)))
+                id, key = what["id"], what.get("key", "")
+            except (ValueError, KeyError, TypeError, OSError):
+                continue
+            if isinstance(id, str) and isinstance(key, str) and is_component(id):
+                _mend(table, editor, id, key, what)
+
+
+def _mend(table: Table, editor: Editor, id: str, key: str, what: Mapping[str, Any]) -> None:
+    row = editor.rows.by_id(id)
+    if row is None:
+        if table.doubted(id) is None:
+            files.remove_tree(os.path.join(table.directory, id))
+        return
+    if not key:
+        return
+    items = Items(table, durable=True)
+    try:
+        data = items.read(id, key) if table.noun != "layer" else b""
+        os.stat(items.path(id, key))
+    except (FileNotFoundError, InvalidKey):
+        return
+    sha = str(Digest.of(data))
+    names = row.document.get("big-data-names") or []
+    members: dict[str, Any] = {} if key in names else {"big-data-names": [*names, key]}
+    if table.noun != "layer":
+        digest = what.get("digest") if what.get("digest") and what.get("sha256") == sha else sha
         sizes = row.document.get("big-data-sizes") or {}
         digests = row.document.get("big-data-digests") or {}
-        if sizes.get(key) == size and digests.get(key) == digest:
-            return {}
-        return {"big-data-sizes": {**sizes, key: size}, "big-data-digests": {**digests, key: str(digest)}}
+        if what.get("sha256") == sha or (sizes.get(key) != len(data)):
+            members |= {
+                "big-data-sizes": {**sizes, key: len(data)},
+                "big-data-digests": {**digests, key: digest},
+            }
+    if members:
+        editor.change(row, members)

@@ -31,6 +31,7 @@ from orlop.errors import BadRecords, DuplicateID, LimitExceeded, ReadOnly, Stora
 from orlop.formats import gojson
 from orlop.formats.limits import RECORDS_FILE_MAX
 from orlop.formats.records import Aside, Contents, encode, encode_all, parse, trimmed
+from orlop.records import bigdata
 from orlop.records.rows import Row, Rows
 from orlop.system import files
 
@@ -153,6 +154,10 @@ class Table:
     def forget(self) -> None:
         """Make the next block read the files again: memory and disk may differ."""
         self._token = None
+
+    def find_by_id(self, id: str) -> Row | None:
+        """The row of exactly this id, as memory has it."""
+        return self._rows.by_id(id)
 
     def value(self, row: Row) -> Record:
         """The frozen value of a row, with what is known beside the record."""
@@ -284,21 +289,23 @@ class Table:
 
     def _settle(self) -> None:
         problems = []
-        for directory in self._swept():
-            try:
-                files.clear_temporaries(directory)
-            except OSError as problem:
-                problems.append(str(problem))
         editor = Editor(self)
         for home in self._rows.robbed:
             editor.dirty.add(home)
         try:
+            bigdata.mend(self, editor)
             if self._wants_repair:
                 problems += self._repair(editor)
             editor.save()
         except BaseException:
             self.forget()
             raise
+        # Last of all, as the notes that were acted upon are among them: dying here, the next one acts again.
+        for directory in self._swept():
+            try:
+                files.clear_temporaries(directory)
+            except OSError as problem:
+                problems.append(str(problem))
         self._damage += problems
         self._settled = True
 

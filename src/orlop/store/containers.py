@@ -166,30 +166,22 @@ class Containers(Collection[Container]):
         with engine.open(containers=WRITE) as tables:
             editor = tables.containers
             layering.check_free(editor, wanted.id, wanted.names)
-            row = editor.add(
-                {
-                    "id": wanted.id or layering.new_id(editor),
-                    "names": list(wanted.names),
-                    "image": image.id if image else "",
-                    "layer": layer_id,
-                    "metadata": wanted.metadata,
-                    "created": str(Timestamp.now()),
-                    "uidmap": layering.maps_document(wanted.mappings.uids),
-                    "gidmap": layering.maps_document(wanted.mappings.gids),
-                    "flags": record_flags,
-                },
-                homes.VOLATILE if wanted.volatile else homes.STABLE,
-            )
-            editor.save()
-            try:
-                items = engine.items(editor.table, volatile=wanted.volatile)
-                for key, value in data.items():
-                    items.store(editor, row, key, value)
-            except BaseException:
-                editor.remove(row)
+            document: dict[str, Any] = {
+                "id": wanted.id or layering.new_id(editor),
+                "names": list(wanted.names),
+                "image": image.id if image else "",
+                "layer": layer_id,
+                "metadata": wanted.metadata,
+                "created": str(Timestamp.now()),
+                "uidmap": layering.maps_document(wanted.mappings.uids),
+                "gidmap": layering.maps_document(wanted.mappings.gids),
+                "flags": record_flags,
+            }
+            items = engine.items(editor.table, volatile=wanted.volatile)
+            with items.making(document["id"]):
+                document |= items.store_all(document["id"], data)
+                row = editor.add(document, homes.VOLATILE if wanted.volatile else homes.STABLE)
                 editor.save()
-                files.remove_tree(os.path.join(editor.table.directory, row.id))
-                raise
             return self._value(editor, row)
 
     # --- asking -------------------------------------------------------------------------------------------

@@ -187,8 +187,7 @@ class Engine:
 
     def _additional_roots(self) -> tuple[str, ...]:
         if self._additional is None:
-            # Only an option can name such a store; without options the driver need not be asked, nor imported.
-            self._additional = self.driver().additional_stores() if self.options.driver_options else ()
+            self._additional = self.ready_driver.additional_stores()
             own = [os.path.realpath(r) for r in (self.options.graph_root, self.options.image_store) if r]
             for root in self._additional:
                 if os.path.realpath(root) in own:

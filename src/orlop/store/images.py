@@ -85,7 +85,7 @@ class Images(Collection[Image]):
             top = tables.layer(layer)[1].id if layer else ""
             editor = tables.images
             layering.check_free(editor, id, names)
-            document = {
+            document: dict[str, Any] = {
                 "id": id or layering.new_id(editor),
                 "digest": digest or "",
                 "names": list(names),
@@ -95,15 +95,11 @@ class Images(Collection[Image]):
                 "created": moment,
                 "flags": dict(flags or {}),
             }
-            row = editor.add(document)
-            try:
+            items = engine.items(editor.table)
+            with items.making(document["id"]):
+                document |= items.store_all(document["id"], data or {})
+                row = editor.add(document)
                 editor.save()
-                items = engine.items(editor.table)
-                for key, value in (data or {}).items():
-                    items.store(editor, row, key, value)
-            except BaseException as error:
-                _undo(self, tables, row, error)
-                raise
             return self._value(editor, row)
 
     # --- asking -------------------------------------------------------------------------------------------
@@ -214,18 +210,6 @@ def _layers_to_go(tables: Tables, image: Row) -> list[str]:
         going.append(at)
         at = row.document.get("parent") or ""
     return going
-
-
-def _undo(images: Images, tables: Tables, row: Row, error: BaseException) -> None:
-    from orlop.records import trash
-
-    engine = images._engine
-    rubbish = trash.Trash(engine.layers.trash_root)
-    try:
-        remove_record(engine, tables.images, row, rubbish)
-        rubbish.empty()
-    except BaseException as second:
-        error.add_note(f"and the unfinished image {row.id} could not be removed: {second}")
 
 
 def _moment(created: object) -> str:

@@ -198,9 +198,9 @@ def make_layer(
     home = table.home_for(volatile=draft.volatile, writable=draft.writable)
     size = -1
     with creating(table, editor, _document(id, draft), home, rubbish) as row:
-        items = engine.items(table, volatile=draft.volatile)
-        for key, data in draft.data.items():
-            items.store(editor, row, key, data)
+        if draft.data:
+            items = engine.items(table, volatile=draft.volatile)
+            editor.change(row, items.store_all(id, draft.data))
         _create_in_driver(engine, id, draft)
         if draft.template is not None:
             _copy_tar_split(engine, draft.template.id, id, tables, volatile=draft.volatile)
