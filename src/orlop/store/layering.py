@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import DuplicateID, DuplicateName, LayerUnknown, ParentIsContainer
+from orlop.errors import BadArchive, DuplicateID, DuplicateName, LayerUnknown, ParentIsContainer
+from orlop.model.digest import Digest
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.ids import check_new_id
 from orlop.model.timestamp import Timestamp
@@ -90,24 +91,62 @@ class Draft:
 
 
 class Blob:
-    """A layer's tar, in any compression, with what the caller knows about it."""
+    """A layer's tar, in any compression, with what the caller knows about it.
 
-    __slots__ = ("original_digest", "original_size", "progress", "source", "trusted_diff_digest")
+    `digest` and `diff_digest` are verified: the layer is refused if blob or tar turn out to be something else.
+    What is trusted is recorded as it is given.
+    """
+
+    __slots__ = (
+        "diff_digest",
+        "digest",
+        "progress",
+        "source",
+        "trusted_diff_digest",
+        "trusted_digest",
+        "trusted_size",
+    )
 
     def __init__(
         self,
         source: Any,
         *,
-        original_digest: str | None = None,
-        original_size: int | None = None,
+        digest: str | None = None,
+        diff_digest: str | None = None,
+        trusted_digest: str | None = None,
+        trusted_size: int | None = None,
         trusted_diff_digest: str | None = None,
-        progress: Any = None,
+        progress: Callable[[object], None] | None = None,
     ) -> None:
+        for given in (digest, diff_digest, trusted_digest, trusted_diff_digest):
+            if given:
+                Digest.parse(given)
+        for wanted, trusted in ((digest, trusted_digest), (diff_digest, trusted_diff_digest)):
+            if wanted and trusted:
+                raise ValueError("a digest is verified or trusted, not both")
+            if wanted and not wanted.startswith("sha256:"):
+                raise ValueError(f"only sha256 digests are verified; found {wanted!r}")
         self.source = source
-        self.original_digest = original_digest
-        self.original_size = original_size
+        self.digest = digest
+        self.diff_digest = diff_digest
+        self.trusted_digest = trusted_digest
+        self.trusted_size = trusted_size
         self.trusted_diff_digest = trusted_diff_digest
         self.progress = progress
+
+    def verify(self, facts: LayerFacts) -> None:
+        """Refuse content that is not what the caller asked for (CVE-2014-8179: parsed is not verified)."""
+        for what, wanted, found in (
+            ("blob", self.digest, facts.compressed_digest),
+            ("uncompressed tar", self.diff_digest, facts.diff_digest),
+        ):
+            if wanted and wanted != found:
+                raise BadArchive(
+                    f"the {what} of the layer was to be {wanted}, and is {found}",
+                    peer="digest mismatch",
+                    wanted=wanted,
+                    found=found,
+                )
 
 
 def new_id(view: View) -> str:
@@ -234,10 +273,11 @@ def fill(
                 blob.source,
                 unpacker,
                 split_out,
-                original_digest=blob.original_digest,
-                original_size=blob.original_size,
+                original_digest=blob.trusted_digest,
+                original_size=blob.trusted_size,
                 trusted_diff_digest=blob.trusted_diff_digest,
             )
+            blob.verify(facts)
             result = unpacker.finish()
     editor.change(row, _members(facts))
     return result.size

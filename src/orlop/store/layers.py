@@ -109,8 +109,10 @@ class Layers(Collection[Layer]):
         host_gids: bool = False,
         metadata: str = "",
         volatile: bool = False,
-        original_digest: str | None = None,
-        original_size: int | None = None,
+        digest: str | None = None,
+        diff_digest: str | None = None,
+        trusted_digest: str | None = None,
+        trusted_size: int | None = None,
         trusted_diff_digest: str | None = None,
         data: Mapping[str, bytes | BinaryIO] | None = None,
         flags: Mapping[str, Any] | None = None,
@@ -120,9 +122,11 @@ class Layers(Collection[Layer]):
 
         Args:
             blob: a readable binary file, pipe or anything with `read(n)`.
-            original_digest: sha256 digest that the blob is known by, recorded instead of computing one.
-            original_size: bytes of the blob that `original_digest` speaks of.
-            trusted_diff_digest: sha256 digest of the uncompressed tar, if reliably known; not verified.
+            digest, diff_digest: what blob and uncompressed tar have to be (sha256); verified.
+            trusted_digest: sha256 digest that the layer's blob is known by, recorded without looking; may be that of
+                another compression of the same tar.
+            trusted_size: bytes of the blob that `trusted_digest` speaks of.
+            trusted_diff_digest: sha256 digest of the uncompressed tar, recorded without looking.
             Others as for `create`.
 
         Raises:
@@ -130,8 +134,10 @@ class Layers(Collection[Layer]):
         """
         source = layering.Blob(
             blob,
-            original_digest=original_digest,
-            original_size=original_size,
+            digest=digest,
+            diff_digest=diff_digest,
+            trusted_digest=trusted_digest,
+            trusted_size=trusted_size,
             trusted_diff_digest=trusted_diff_digest,
             progress=progress,
         )
