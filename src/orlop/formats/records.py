@@ -111,9 +111,10 @@ class Contents:
         documents: list[Any] = self.documents
         if not documents:
             return ""
-        if self.asides or self._altered:
-            return None
-        text, order = self._text, list(self._kind.FIELDS)
+        if self._columns is None or self._altered:
+            return None  # not all were in normal form
+        text, fields = self._text, self._kind.FIELDS
+        always = {key for key, field in fields.items() if field.always}
         keys = {*map(tuple, documents)}
         canonical = (
             # No blanks, nothing that should be escaped: so it is with layers, the long lists.
@@ -121,7 +122,7 @@ class Contents:
             and not any(sign in text for sign in " \n\t\r<>&")
             # No maps, whose keys would have to be in order, too.
             and all(_is_simple(self._kind, key) for key in set().union(*keys))
-            and all(_is_subsequence(some, order) for some in keys)
+            and all(_is_subsequence(some, fields) and always.issubset(some) for some in keys)
             and _is_plain(self._kind, documents, text)
             # Nothing that is left out when it is empty.
             and all(map(all, map(dict.values, documents)))

@@ -312,6 +312,9 @@ class Record:
         shown = f" names={', '.join(map(repr, names))}" if names else ""
         return f"<{type(self).__name__} {self._document['id']}{shown}>"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._document,), self.__dict__.copy()
+
     def __copy__(self) -> Self:
         return self
 
