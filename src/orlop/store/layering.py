@@ -126,7 +126,7 @@ class Blob:
                 raise ValueError("a digest is verified or trusted, not both")
             if wanted and not wanted.startswith("sha256:"):
                 raise ValueError(f"only sha256 digests are verified; found {wanted!r}")
-        self.source = source
+        self.source = source if progress is None else _Watched(source, progress)
         self.digest = digest
         self.diff_digest = diff_digest
         self.trusted_digest = trusted_digest
@@ -147,6 +147,23 @@ class Blob:
                     wanted=wanted,
                     found=found,
                 )
+
+
+class _Watched:
+    """A blob that tells how far it was read."""
+
+    def __init__(self, source: Any, progress: Callable[[object], None]) -> None:
+        self._source = source
+        self._progress = progress
+        self._size = 0
+
+    def read(self, size: int = -1) -> bytes:
+        from orlop.model.events import BlobRead
+
+        data: bytes = self._source.read(size)
+        self._size += len(data)
+        self._progress(BlobRead(self._size))
+        return data
 
 
 def new_id(view: View) -> str:

@@ -127,6 +127,7 @@ class Layers(Collection[Layer]):
                 another compression of the same tar.
             trusted_size: bytes of the blob that `trusted_digest` speaks of.
             trusted_diff_digest: sha256 digest of the uncompressed tar, recorded without looking.
+            progress: called with the events of `model.events` while the blob is read, and once at the end.
             Others as for `create`.
 
         Raises:
@@ -157,6 +158,10 @@ class Layers(Collection[Layer]):
             data,
             flags,
         )
+        if progress is not None:
+            from orlop.model.events import LayerStored
+
+            progress(LayerStored(layer.id, layer.diff_size))
         return layer
 
     def _make(
