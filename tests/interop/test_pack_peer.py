@@ -15,6 +15,7 @@ What the trees here keep away from, because we mean to differ:
 """
 
 import os
+import random
 import re
 import shutil
 import stat
@@ -384,6 +385,66 @@ def test_an_overlay_layer_is_streamed_alike(theirs: peers.Program) -> None:
         b"reborn/.wh..wh..opq",
         b"symlink/.wh..wh..opq",
     ]
+
+
+def random_tree(root: Path, chance: random.Random, depth: int = 0) -> None:
+    """Few names and few values, so that two such trees agree and differ in all ways."""
+    root.mkdir(exist_ok=True)
+    for name in chance.sample(("a", "b", "b-", "b.c", "ü", "x y"), chance.randint(0, 6)):
+        path = root / name
+        match chance.choice(("dir", "dir", "file", "file", "file", "symlink", "fifo", "device", "link")):
+            case "dir" if depth < 3:
+                random_tree(path, chance, depth + 1)
+            case "symlink":
+                path.symlink_to(chance.choice(("a", "b")))
+            case "fifo":
+                os.mkfifo(path)
+            case "device":
+                os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, chance.choice((3, 5))))
+            case "link" if (root / "a").is_file():
+                os.link(root / "a", path)
+            case _:
+                path.write_bytes(b"x" * chance.choice((0, 1, 2)))
+        if not path.is_symlink():
+            path.chmod(chance.choice((0o755, 0o755, 0o4711)))
+            if path.is_file() or path.is_dir():
+                for attribute in chance.sample(
+                    ("user.a", "user.b", "trusted.c"), chance.choice((0, 0, 0, 1, 2))
+                ):
+                    os.setxattr(path, attribute, chance.choice((b"1", b"2")))
+        if chance.random() < 0.2:
+            os.chown(path, chance.choice((0, 1)), chance.choice((0, 1)), follow_symlinks=False)
+        ns = TIME * 10**9 + chance.choice((0, 0, 0, 5, 6, 10**9))
+        os.utime(path, ns=(ns, ns), follow_symlinks=False)
+
+
+TIME = 1_600_000_000
+RUNS = 25
+
+
+def test_random_trees_have_the_same_changes_and_streams(
+    theirs: peers.Program, layer: tuple[str, Path]
+) -> None:
+    """The peer waits for the next second after every stream of changes, so that is asked only sometimes."""
+    parent, parent_root = layer
+    id = theirs.line("create-layer", parent)
+    root = Path(theirs.line("mount", id))
+    kinds: set[str] = set()
+    for seed in range(RUNS):
+        chance = random.Random(seed)
+        for tree in (parent_root, root):
+            for path in list(tree.iterdir()):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            random_tree(tree, chance)
+        changes = compare_trees(str(root), str(parent_root))
+        kinds |= {change.kind for change in changes}
+        assert set(changes) == listed(theirs("changes", id).out), f"seed {seed}"
+        assert changes_size(str(root), changes) == int(theirs("diffsize", id).out), f"seed {seed}"
+        same(packed(pack_tree(str(parent_root))), as_today(theirs("diff", "-u", parent).out))
+        if seed % 12 == 0:
+            ours = timeless(packed(pack_changes(str(root), changes)))
+            same(ours, timeless(as_today(theirs("diff", "-u", id).out)))
+    assert kinds == {"A", "C", "D"}
 
 
 def listed(output: bytes) -> set[Change]:

@@ -177,15 +177,10 @@ class _Packer:
 
     def pieces(self, file: FilePiece | None) -> Iterator[Piece]:
         """What was gathered, then the file whose header came last."""
-        try:
-            yield self.gathered()
-        except GeneratorExit:  # nobody wants the rest
-            if file is not None:
-                file.close()
-            raise
+        yield self.gathered()
         if file is not None:
             size = file.size
-            yield file  # from here on its descriptor is the consumer's
+            yield file  # from here on it is the consumer's
             self.put(padding(size))
 
     def skip(self, path: bytes, error: Exception) -> None:
@@ -383,6 +378,6 @@ def _read_exactly(fd: int, header: Entry) -> bytes:
     while len(data) < header.size:
         more = os.read(fd, header.size - len(data))
         if not more:
-            raise FilePiece(fd, header.size, name=header.name).shrunk(len(data))
+            raise FilePiece(-1, header.size, name=header.name).shrunk(len(data))
         data += more
     return data
