@@ -419,6 +419,10 @@ def large(ram: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return ram / "tree"
 
 
+# From Python 3.12 on a fork beside threads warns. We would not fork then; these tests, beside pytest-xdist's, do.
+FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The processes that were forked."""
@@ -435,6 +439,7 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+@FORKS
 def test_a_large_tree_is_removed_by_two_processes(
     large: Path, forks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,6 +453,7 @@ def test_a_large_tree_is_removed_by_two_processes(
         os.kill(forks[0], 0)  # waited for: not even a zombie is left
 
 
+@FORKS
 def test_the_second_process_removes_its_share(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It starts at the other end: what the first does not get to, the second has done."""
     monkeypatch.setattr(removal.probe, "single_threaded", lambda: True)
@@ -465,6 +471,44 @@ def test_the_second_process_removes_its_share(large: Path, monkeypatch: pytest.M
     files.remove_tree(str(large), workers=2)
     assert not large.exists()
     assert 100 < len(mine) < 1500  # of 2000
+
+
+def test_the_two_walk_in_opposite_order(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(os, "unlink", lambda name, dir_fd: seen.append(name))
+    monkeypatch.setattr(os, "rmdir", lambda name, dir_fd: seen.append(f"[{name}]"))
+    monkeypatch.setattr(removal, "_BATCH", 10_000)
+    with removal.Descent(str(large)) as at:
+        removal._sweep(at)
+    forwards = seen.copy()
+    seen.clear()
+    with removal.Descent(str(large)) as at:
+        removal._sweep(at, backwards=True)
+    assert [name for name in seen if "[" in name] == [name for name in forwards if "[" in name][::-1]
+    flat = [forwards[: forwards.index("[flat]")][-1000:], seen[: seen.index("[flat]")][-1000:]]
+    assert flat[0] == flat[1][::-1]
+    assert len(set(flat[0])) == 1000
+
+
+def test_a_directory_that_the_other_removes_under_our_feet_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot even be listed any more, and the rest of the tree is still to be removed."""
+    for name in ("a", "b", "c"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+    real, removed = os.scandir, []
+
+    def scandir(fd: int) -> object:
+        name = os.readlink(f"/proc/self/fd/{fd}")
+        if not removed and name != str(tmp_path / "tree"):
+            os.rmdir(name)
+            removed.append(name)
+        return real(fd)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    files.remove_tree(str(tmp_path / "tree"))
+    assert removed
+    assert not (tmp_path / "tree").exists()
 
 
 def test_a_small_tree_and_a_process_with_threads_do_without_a_second_process(
@@ -510,6 +554,7 @@ def test_the_second_process_dies_with_the_first(large: Path) -> None:
     assert ended(child)
 
 
+@FORKS
 def test_an_error_is_raised_and_the_second_process_is_gone(
     large: Path, forks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -303,7 +303,7 @@ with lock.writing():
             print(believes, flush=True)
     # The child comes by the end of the block, too.
     if not pid:
-        sys.stdout.flush()
+        print("came by", flush=True)
         os._exit(0)
     os.waitpid(pid, 0)
     print(lock.held, other.held, flush=True)
@@ -316,6 +316,7 @@ with lock.writing():
     )
     assert printed.split("\n") == [
         f"(None, None, {errno.EBADF}, 'renew', 'token', 'release', 'fileno', False)",
+        "came by",
         "w None",
         "0",
     ]
@@ -654,6 +655,7 @@ def test_waiting_is_announced_once_with_what_is_waited_for(
     with lock.writing():
         assert waits == [(path, "w")]
     timer.join()
+    assert holder.done()
     holder.do("w", path)
     with pytest.raises(LockTimeout):
         lock.acquire("r", timeout=0.1)
@@ -698,7 +700,11 @@ def test_a_lasting_trouble_is_an_error_with_the_path(lock: LockFile, monkeypatch
 
 
 def test_a_try_says_busy_for_busy_only(lock: LockFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
+    real = fcntl.fcntl
+
+    def fail(fd: int, command: int, argument: bytes) -> object:
+        if command == fcntl.F_OFD_GETLK:
+            return real(fd, command, argument)
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "fcntl", fail)

@@ -5,8 +5,7 @@ Rule 1: Every step is one name in an open directory. A symlink is removed, never
 Rule 2: What is mounted below the tree is unmounted before anything is removed: a bind mount in it would have us
         empty the directory that it shows.
 Rule 3: A large tree is removed by two processes that walk it in opposite order and meet somewhere. They need not
-        talk: what one finds missing, the other has removed. At the end the first sweeps alone, and only its
-        errors count.
+        talk: what one finds missing, the other has removed. The first walks all of it, and only its errors count.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from orlop.system.descent import GONE, Descent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _BATCH = 4096
 """Entries taken from a directory at a time: a directory of millions is not held in memory."""
@@ -49,43 +48,41 @@ def remove_tree(path: str, *, workers: int = 1) -> None:
             _remove(path, workers)
             return
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY) or attempt == _ATTEMPTS:
+            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY, errno.ENOENT) or attempt == _ATTEMPTS:
                 raise
 
 
 def _remove(path: str, workers: int) -> None:
     try:
         status = os.lstat(path)
-        if not stat.S_ISDIR(status.st_mode):
-            os.unlink(path)
-            return
-        if not os.access(path, os.R_OK | os.X_OK):
-            _open_up(path, None)
-        with Descent(path) as at:
-            if not os.path.samestat(at.status, status):  # it followed a symlink that was not there before
-                raise OSError(errno.ESTALE, "directory was replaced while it was to be removed", path)
-            helper = _Helper(path, status) if workers > 1 else None
-            try:
-                _sweep(at, helper)
-            except BaseException:
-                if helper is not None:
-                    helper.kill()
-                raise
-            if helper is not None and helper.wait():
-                _sweep(at)
-        os.rmdir(path)
     except FileNotFoundError:
-        pass
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        os.unlink(path)
+        return
+    if not os.access(path, os.R_OK | os.X_OK):
+        _open_up(path, None)
+    with Descent(path) as at:
+        if not os.path.samestat(at.status, status):  # it followed a symlink that was not there before
+            raise OSError(errno.ESTALE, "directory was replaced while it was to be removed", path)
+        helper = _Helper(path, status) if workers > 1 else None
+        try:
+            _sweep(at, helper)
+        except BaseException:
+            if helper is not None:
+                helper.kill()
+            raise
+        if helper is not None:
+            helper.wait()
+    os.rmdir(path)
 
 
 def _sweep(at: Descent, helper: _Helper | None = None, *, backwards: bool = False) -> None:
-    """Remove all below the current directory of `at`. Whoever sweeps with somebody else leaves directories that are
-    not empty yet to the last one; `backwards` marks the second sweeper."""
+    """Remove all below the current directory of `at`."""
     waiting = [_clear(at, helper, backwards)]
     while True:
         if waiting[-1]:
-            name = waiting[-1][-1]
-            if _enter(at, name):
+            if _enter(at, waiting[-1][-1]):
                 waiting.append(_clear(at, helper, backwards))
             else:
                 waiting[-1].pop()
@@ -94,20 +91,14 @@ def _sweep(at: Descent, helper: _Helper | None = None, *, backwards: bool = Fals
         if not waiting:
             return
         at.leave()
-        name = waiting[-1].pop()
-        try:
-            _discard(os.rmdir, name, at.fd)
-        except OSError as error:
-            shared = backwards or (helper is not None and helper.pid)
-            if not (shared and error.errno == errno.ENOTEMPTY):
-                raise
+        _discard(os.rmdir, waiting[-1].pop(), at.fd)
 
 
 def _clear(at: Descent, helper: _Helper | None, backwards: bool) -> list[str]:
     """Remove what is no directory from the current one; the names of the directories, the first to enter last."""
     directories: list[str] = []
     with os.scandir(at.fd) as entries:
-        while batch := list(islice(entries, _BATCH)):
+        while batch := _some(entries):
             others: list[str] = []
             for entry in batch:
                 (directories if entry.is_dir(follow_symlinks=False) else others).append(entry.name)
@@ -129,6 +120,13 @@ def _clear(at: Descent, helper: _Helper | None, backwards: bool) -> list[str]:
     if not backwards:
         directories.reverse()
     return directories
+
+
+def _some(entries: Iterator[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+    try:
+        return list(islice(entries, _BATCH))
+    except FileNotFoundError:  # the directory itself was removed after we had opened it
+        return []
 
 
 def _enter(at: Descent, name: str) -> bool:
@@ -209,15 +207,14 @@ class _Helper:
         finally:
             signals.pthread_sigmask(signals.SIG_SETMASK, blocked)
 
-    def wait(self) -> bool:
-        """Wait for its end; whether there was a second process at all."""
+    def wait(self) -> None:
+        """Wait for its end, if there was a second process at all."""
         pid, self.pid = self.pid, 0
         if pid:
             try:
                 os.waitpid(pid, 0)
             except ChildProcessError:
                 pass  # somebody who waits for any child took it
-        return bool(pid)
 
     def kill(self) -> None:
         if self.pid:
