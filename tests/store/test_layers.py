@@ -274,7 +274,7 @@ def test_an_empty_table_beside_data_is_damage(store: orlop.Store, other: orlop.S
         for change in (
             lambda: other.layers.create(id="two"),
             lambda: other.layers.put(tar("x")),
-            lambda: other.wipe(),
+            other.wipe,
             lambda: other.delete("one"),
         ):
             with pytest.raises(errors.BadRecords, match="damage"):
