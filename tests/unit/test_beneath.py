@@ -131,6 +131,7 @@ PATHS = [
     (b"self", errno.ELOOP),
     (b"self/x", errno.ELOOP),
     (b"x" * 300, errno.ENAMETOOLONG),
+    (b"a/../" * 1000, errno.ENAMETOOLONG),
 ]
 
 
@@ -322,6 +323,20 @@ def test_a_tree_is_removed_however_deep_it_is_and_symlinks_are_not_followed(tree
         beneath.remove_at(fd, name)
         assert not os.path.lexists(os.path.join(os.fsencode(tree), name))
     os.close(fd)
+
+
+def test_a_directory_that_is_moved_while_it_is_removed_is_left(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `..` would lead the removal to another place."""
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    before = len(os.listdir("/proc/self/fd"))
+    fd = os.open(tree, os.O_RDONLY)
+    with pytest.raises(OSError, match="moved while"):
+        beneath.remove_at(fd, b"a")
+    os.close(fd)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (tree / "a").is_dir()
 
 
 def test_what_cannot_be_removed_is_said_as_it_is(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -473,6 +473,51 @@ def test_nesting_is_bounded() -> None:
         replies.decode(data)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.BadArchive("a sentence", peer="its name", path=b"\xff", n=1, none=None, pair=(1, "two")),
+        errors.InvalidMappings("text", id=5),
+        FileNotFoundError(2, "gone", b"name"),
+        OSError(28, "full", "from", None, "to"),
+        OSError(5, None),
+    ],
+)
+def test_errors_are_described_and_made_again(error: BaseException) -> None:
+    again = replies.error_from(replies.described(error))
+    assert (type(again), str(again)) == (type(error), str(error))
+    if isinstance(error, errors.StorageError):
+        assert isinstance(again, errors.StorageError)
+        assert (again.facts, again.peer) == (error.facts, error.peer)
+
+
+def test_defects_are_told_with_their_place() -> None:
+    def defect() -> None:
+        raise LookupError("mistake")
+
+    with pytest.raises(LookupError) as caught:
+        defect()
+    again = replies.error_from(replies.described(caught.value))
+    assert type(again) is RuntimeError
+    assert "LookupError, mistake, test_confine.py:" in str(again)
+    assert "OSError, odd, ?" in str(replies.error_from(replies.described(OSError("odd"))))
+    assert type(replies.error_from(replies.described(MemoryError()))) is MemoryError
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"n", b"z" + bytes(4), b"n" + bytes(5), b"b\xff\xff\xff\xff", b"i" + bytes(4)]
+)
+def test_what_is_no_value_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        replies.decode(data)
+
+
+def test_a_dict_is_no_key() -> None:
+    pair = replies.encode({}) + replies.encode(1)
+    with pytest.raises(ValueError, match="not a value"):
+        replies.decode(b"d" + len(pair).to_bytes(4, "little") + pair)
+
+
 def test_names_of_errors_do_not_name_anything_else() -> None:
     forged = replies.encode(("ours", "TYPE_CHECKING", "x", "", {}))
     assert isinstance(replies.error_from(forged), RuntimeError)

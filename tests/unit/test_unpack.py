@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import os
+import queue
 import stat
 import threading
 import time
@@ -21,7 +23,7 @@ from orlop.model.idmap import IDMap, IDMappings
 from orlop.stream import extract, linkstash, ring
 from orlop.stream.place import Placer, Warnings
 from orlop.stream.unpack import Unpacker, UnpackResult
-from orlop.system import confine, xattrs
+from orlop.system import beneath, confine, xattrs
 from unpacking import NS, WAYS, T, file, folder, hard_link, item, node, symlink, unpack
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -290,6 +292,16 @@ def test_tree_rules_ignore_the_root_when_it_is_spelt_as_a_dot(into: Unpack, tree
     assert facts(tree) == before
     into(folder("/", mode=0o711, uid=9, gid=9), rules="tree")
     assert facts(tree)[:3] == (stat.S_IFDIR | 0o711, 9, 9)
+
+
+@pytest.mark.parametrize("type", ["0", "1", "2", "6"])
+def test_the_root_is_nothing_but_a_directory(into: Unpack, tree: Path, type: str) -> None:
+    """A6, CVE-2021-29136."""
+    for rules in ("layer", "tree"):
+        for name in (".", "/", "x/.."):
+            with pytest.raises(UnsafePath, match="root of the layer"):
+                into(item(name, type, linkname="x"), rules=rules)
+    assert names(tree) == []
 
 
 def test_names_that_are_not_text_are_kept_to_the_byte(into: Unpack, tree: Path) -> None:
@@ -574,6 +586,20 @@ def test_attributes_that_cannot_be_are_left_out_and_told(into: Unpack, tree: Pat
     assert os.getxattr(tree / "f0", "user.good") == b"z"
 
 
+def test_attributes_that_mean_something_to_the_store_are_left_out_and_told(into: Unpack, tree: Path) -> None:
+    evil = {
+        b"trusted.overlay.redirect": b"/",
+        b"user.overlay.opaque": b"y",
+        b"user.containers.override_stat": b"0:0:0:x",
+    }
+    result = into(file("f", xattrs=evil), folder("d/", xattrs=evil))
+    assert trees.listing(tree)["f"]["xattrs"] == trees.listing(tree)["d"]["xattrs"] == {}
+    assert [warning.partition(":")[0] for warning in result.warnings] == [
+        "attributes of overlay itself were left out",
+        "owners for a mount program were left out",
+    ]
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EIO])
 def test_attributes_that_are_refused_are_errors_but_for_a_user(
     tree: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -725,8 +751,8 @@ def test_special_names_are_special_at_the_root_only(into: Unpack, tree: Path) ->
         file("d/.wh.x", b""), file(".wh..wh.orph", b"data"), folder(".wh..wh.orph2/"), file(".wh..wh.", b"x")
     )
     assert names(tree) == ["d"]
-    into(file("d/f"), file("d/.wh..wh.f"))
-    assert names(tree) == ["d", "d/f"]
+    into(file("d/f"), file("d/.wh..wh.f"), file("x.wh.y/.wh..wh.z.wh.", b"x"), file("x.wh.y/a.wh.b", b"x"))
+    assert names(tree) == ["d", "d/f", "x.wh.y", "x.wh.y/a.wh.b"]
 
 
 def test_payload_of_what_is_no_file_is_skipped(into: Unpack, tree: Path) -> None:
@@ -965,6 +991,78 @@ def test_many_small_files_go_round_the_ring(tree: Path) -> None:
     unpack(tree, [file(name, data) for name, data in wanted.items()])
     for name, data in wanted.items():
         assert (tree / name).read_bytes() == data
+
+
+class Wire:
+    """Both ends of the pipes between a feed and what it feeds, in two threads of one process."""
+
+    def __init__(self, root: beneath.Root, memory: ring.Ring) -> None:
+        self.root, self.umask, self.lent = root, 0o022, (memory.fd,)
+        self.orders: queue.Queue[bytes | None] = queue.Queue()
+        self.answers: queue.Queue[bytes] = queue.Queue()
+
+    def send(self, message: bytes) -> None:
+        self.orders.put(message)
+
+    def receive(self) -> bytes | None:
+        return self.orders.get(timeout=20)
+
+    def note(self, body: bytes) -> None:
+        self.answers.put(body)
+
+    def notes(self, *, wait: bool = False) -> list[bytes]:
+        found = [self.answers.get(timeout=20)] if wait else []
+        while not self.answers.empty():
+            found.append(self.answers.get())
+        return found
+
+
+def test_a_file_system_may_take_less_than_it_was_given(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:1000]))
+    memory = ring.Ring()
+    memory.put(b"x" * 3000 + b"y" * 10)
+    payload = ring.Payload(None, memory._view)  # type: ignore[arg-type]
+    payload.available = payload.due = 3010
+    with (tree / "f").open("wb") as opened:
+        payload.copy(opened.fileno(), 3000)
+    assert (tree / "f").read_bytes() == b"x" * 3000
+    assert (payload.available, payload.due) == (10, 10)
+    memory.close()
+
+
+@pytest.mark.parametrize("end", ["finished", "between entries", "in a payload"])
+def test_a_feed_and_what_it_feeds(tree: Path, end: str) -> None:
+    """The worker's loop, seen from this process: all sizes, payload that nobody wants, and a parent that dies."""
+    fd = os.open(tree, os.O_RDONLY)
+    memory = ring.Ring()
+    sizes = [0, 5, 1 << 20, (1 << 20) + 1, 40 << 20, 3_000_000, 15 << 20, 7]
+    source = os.urandom(max(sizes))
+    options = {"rules": "layer", "uids": [], "gids": []}
+    with beneath.Root(fd) as root, concurrent.futures.ThreadPoolExecutor() as pool:
+        wire: Any = Wire(root, memory)
+        feed = ring.Feed(wire, memory)
+        running = pool.submit(extract.run, wire, options)
+        for n, size in enumerate(sizes):
+            for name in (f"f{n}", f".wh.none{n}"):
+                feed.entry(file(name, size=size)[0])
+                for at in range(0, size, 3_333_333):
+                    feed.data(source[at : min(at + 3_333_333, size)])
+        if end == "in a payload":
+            feed.entry(file("cut", size=10 << 20)[0])
+            feed.data(bytes(1 << 20))
+        if end == "finished":
+            feed.end()
+            assert running.result(timeout=30) == []
+        else:
+            wire.orders.put(None)
+            with pytest.raises(BrokenPipeError):
+                running.result(timeout=30)
+    os.close(fd)
+    memory.close()
+    for n, size in enumerate(sizes):
+        if end != "between entries":  # the last batch was never announced there
+            assert (tree / f"f{n}").read_bytes() == source[:size]
 
 
 def test_the_payload_must_be_that_of_the_entry(tree: Path) -> None:

@@ -62,7 +62,7 @@ def run(link: Link, options: dict[str, Any]) -> list[str]:
             if payload.due:
                 payload.discard()
         payload.acknowledge()
-    raise BrokenPipeError("the parent is gone")
+    raise BrokenPipeError(errno.EPIPE, "the parent is gone")
 
 
 class Extractor:

@@ -17,6 +17,7 @@ is not complete, and those before it), and the worker is busy with the rest. So 
 
 from __future__ import annotations
 
+import errno
 import os
 from marshal import dumps, loads
 from mmap import mmap
@@ -178,7 +179,7 @@ class Payload:
                 self.acknowledge()
                 message = self._link.receive()
                 if message is None:
-                    raise BrokenPipeError("the parent is gone")
+                    raise BrokenPipeError(errno.EPIPE, "the parent is gone")
                 self.available += loads(message)[0]
                 continue
             count = min(size, self.available, RING_SIZE - self._at)
