@@ -33,7 +33,7 @@ demo: $(RUN)  ## import, mount, change and export one root file system (ARCHIVE=
 	@$(BIN)/python examples/demo.py $(if $(ARCHIVE),"$(ARCHIVE)")
 
 test: $(DEV)  ## the whole quick suite (T="tests/unit -k name" for a part)
-	@$(BIN)/pytest -n 2 --dist worksteal -rs $(T)
+	@$(BIN)/pytest -n 2 --dist worksteal -rfEs $(T)
 
 check: $(DEV) lint  ## what a change must pass, and what CI runs: format, lint, types, import rule, tests
 	@$(BIN)/mypy --no-error-summary
@@ -58,7 +58,7 @@ deep-%: $(DEV)  ## a long suite by name, for example deep-crash (N=amount)
 		grep -ls 'mark\.deep' tests/*/*.py >&2 || echo "(none)" >&2
 		exit 2
 	fi
-	N='$(N)' $(BIN)/pytest -p no:xdist -m deep -rs $$files
+	N='$(N)' $(BIN)/pytest -p no:xdist -m deep -rfEs $$files
 
 clean:  ## remove .venv, caches and benchmark archives
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
