@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import InvalidKey
+from orlop.errors import InvalidKey, StorageError
 from orlop.formats import gojson
 from orlop.formats.bigdata import file_name
 from orlop.model.digest import Digest
-from orlop.model.ids import is_component
+from orlop.model.ids import are_harmless
 from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
     from typing import Any, BinaryIO
 
@@ -67,7 +67,7 @@ class Items:
         `digest` stands in for the sha256 of the data (manifests with a digest of their own). Layers record names
         only, no sizes and digests.
         """
-        self.path(row.id, key)  # refuses the key before anything is written
+        self._refuse(row.id, {key: data})
         sha = Digest.of(data) if isinstance(data, bytes) else ""
         with _Note(self._table, {"id": row.id, "key": key, "digest": digest or "", "sha256": sha}):
             members = self._put(row.document, row.id, {key: data}, {key: digest} if digest else {})
@@ -80,13 +80,19 @@ class Items:
 
         The caller sees to it that the items go if the record does not come: `making`, or a layer's flag.
         """
-        for key in data:
-            self.path(id, key)
+        self._refuse(id, data)
         return self._put({}, id, data, {})
 
     def making(self, id: str) -> _Making:
         """A block around `store_all` and the saving of a new record: after a crash both are there, or neither."""
         return _Making(self._table, id)
+
+    def _refuse(self, id: str, data: Mapping[str, bytes | BinaryIO]) -> None:
+        """Raise for what cannot be stored, before anything is written."""
+        for key, value in data.items():
+            self.path(id, key)
+            if self._table.noun != "layer" and not isinstance(value, bytes):
+                raise TypeError(f"data items of a {self._table.noun} are bytes; found {type(value).__name__}")
 
     def _put(
         self,
@@ -113,8 +119,6 @@ class Items:
             if isinstance(value, bytes):
                 sizes[key] = len(value)
                 digests[key] = str(given.get(key) or Digest.of(value))
-            elif self._table.noun != "layer":
-                raise TypeError(f"data items of a {self._table.noun} are bytes; found {type(value).__name__}")
         members: dict[str, Any] = {"big-data-names": names}
         if self._table.noun != "layer":
             members |= {"big-data-sizes": sizes, "big-data-digests": digests}
@@ -182,20 +186,35 @@ class _Making(_Note):
                 )
 
 
-def mend(table: Table, editor: Editor) -> None:
-    """Finish, or undo, what the notes of dead processes name. The exclusive lock is held; the caller saves.
+def is_note(name: str) -> bool:
+    """Whether a temporary file is a note."""
+    return name.startswith(_NOTE)
 
-    A note that cannot be read was not yet whole when its writer died, so nothing of what it would name was written.
+
+def noted_ids(directory: str, names: list[str]) -> set[str]:
+    """The ids of the records whose items the notes among these names are about."""
+    return {id for id, _, _ in _read_notes(directory, names)}
+
+
+def mend(table: Table, editor: Editor, names: list[str]) -> None:
+    """Finish, or undo, what notes of dead processes name. The exclusive lock is held; the caller saves."""
+    for id, key, what in _read_notes(table.directory, names):
+        _mend(table, editor, id, key, what)
+
+
+def _read_notes(directory: str, names: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Of each note the id, the key, and all it says.
+
+    One that cannot be read was not yet whole when its writer died, so nothing of what it would name was written.
     """
-    for name in os.listdir(table.directory) if os.path.isdir(table.directory) else ():
-        if name.startswith(_NOTE):
-            try:
-                what = gojson.decode(files.read(os.path.join(table.directory, name)))
-                id, key = what["id"], what.get("key", "")
-            except (ValueError, KeyError, TypeError, OSError):
-                continue
-            if isinstance(id, str) and isinstance(key, str) and is_component(id):
-                _mend(table, editor, id, key, what)
+    for name in filter(is_note, names):
+        try:
+            what = gojson.decode(files.read(os.path.join(directory, name)))
+            id, key = what["id"], what.get("key", "")
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, StorageError):
+            continue
+        if isinstance(id, str) and isinstance(key, str) and are_harmless([id]):
+            yield id, key, what
 
 
 def _mend(table: Table, editor: Editor, id: str, key: str, what: Mapping[str, Any]) -> None:

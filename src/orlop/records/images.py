@@ -8,6 +8,7 @@ from orlop.errors import InvalidDigest
 from orlop.model.digest import Digest
 from orlop.model.ids import looks_generated
 from orlop.model.image import Image
+from orlop.records import bigdata
 from orlop.records.table import Table, TableFile
 from orlop.system.locks import LockFile
 
@@ -58,8 +59,10 @@ class ImageTable(Table):
         """An empty or missing table beside the data of images is damage, as it is for layers (P11)."""
         if self.files[0].found:
             return None
+        names = _listed(self.directory)
+        begun = bigdata.noted_ids(self.directory, names)  # their records were to follow
         orphans = [
-            id for id in _listed(self.directory) if looks_generated(id) and _has_data(self.directory, id)
+            id for id in names if looks_generated(id) and id not in begun and _has_data(self.directory, id)
         ]
         return self._lost(orphans, "data directories") if orphans else None
 

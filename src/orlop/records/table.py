@@ -126,6 +126,7 @@ class Table:
         self._token: bytes | None = None
         self._rows = Rows()
         self._damage: list[str] = []
+        self._left: list[str] = []  # what of a dead process could not be cleared away
         self._doubt: str | None = None
         self._wants_repair = False
         self._settled = False  # nothing of a dead process is left since the last load
@@ -176,7 +177,7 @@ class Table:
     @property
     def damage(self) -> tuple[str, ...]:
         """What was found wrong when the table was last loaded, a sentence each."""
-        return tuple(self._damage)
+        return (*self._damage, *self._left)
 
     def asides(self) -> list[Aside]:
         """The records that were set aside."""
@@ -246,7 +247,7 @@ class Table:
                 except (OSError, StorageError) as problem:
                     # A full disk, for example, must not keep anybody from deleting. The next block tries again.
                     self._load(as_is=True)
-                    self._damage.append(f"what a dead process left cannot be cleared away: {problem}")
+                    self._left = [f"what a dead process left cannot be cleared away: {problem}"]
 
     def _load(self, *, as_is: bool) -> None:
         collecting = gc.isenabled()
@@ -268,7 +269,7 @@ class Table:
             except (OSError, BadRecords) as problem:
                 if not self.read_only:
                     self.forget()
-                    self._damage = [str(problem)]
+                    self._damage, self._left = [str(problem)], []
                     raise
                 mtime_ns, contents = file.mtime_ns, parse(self.record, b"")
                 damage.append(str(problem))
@@ -285,15 +286,17 @@ class Table:
         self._rows, self._token, self._settled = rows, token, self.read_only
         self._wants_repair = wants_repair
         self._doubt = None if self.read_only else self._doubts(rows)
-        self._damage = [*damage, self._doubt] if self._doubt else damage
+        self._damage, self._left = [*damage, self._doubt] if self._doubt else damage, []
 
     def _settle(self) -> None:
         problems = []
+        left = {directory: _temporaries(directory) for directory in self._swept()}
         editor = Editor(self)
         for home in self._rows.robbed:
             editor.dirty.add(home)
         try:
-            bigdata.mend(self, editor)
+            if any(map(bigdata.is_note, left.get(self.directory, ()))):
+                bigdata.mend(self, editor, left[self.directory])
             if self._wants_repair:
                 problems += self._repair(editor)
             editor.save()
@@ -301,12 +304,13 @@ class Table:
             self.forget()
             raise
         # Last of all, as the notes that were acted upon are among them: dying here, the next one acts again.
-        for directory in self._swept():
+        for directory, names in left.items():
             try:
-                files.clear_temporaries(directory)
+                if names:
+                    files.clear_temporaries(directory)
             except OSError as problem:
                 problems.append(str(problem))
-        self._damage += problems
+        self._left = problems
         self._settled = True
 
     # --- saving -----------------------------------------------------------------------------------------
@@ -348,6 +352,13 @@ class Table:
         for aside in file.asides:
             texts.insert(aside.place, aside.text)
         return "[" + ",".join(texts) + "]"
+
+
+def _temporaries(directory: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(directory) if name.startswith(files.TEMPORARY)]
+    except FileNotFoundError:
+        return []
 
 
 class View:
