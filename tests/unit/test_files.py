@@ -506,9 +506,48 @@ def test_a_directory_that_the_other_removes_under_our_feet_is_no_end(
         return real(fd)
 
     monkeypatch.setattr(os, "scandir", scandir)
+    sweeps: list[object] = []
+    sweep = removal._sweep
+    monkeypatch.setattr(removal, "_sweep", lambda *at: (sweeps.append(at), sweep(*at)))
     files.remove_tree(str(tmp_path / "tree"))
     assert removed
+    assert len(sweeps) == 1  # it was not even started anew
     assert not (tmp_path / "tree").exists()
+
+
+def test_a_tree_that_somebody_else_removes_first_is_gone_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree").mkdir()
+    real = os.rmdir
+
+    def rmdir(path: str) -> None:
+        real(path)
+        real(path)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    files.remove_tree(str(tmp_path / "tree"))
+    assert not (tmp_path / "tree").exists()
+
+
+def test_a_tree_that_turns_into_a_link_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "precious").touch()
+    real = removal.Descent
+
+    def swapped(path: str) -> removal.Descent:
+        os.rename(path, path + ".kept")
+        os.symlink("outside", path)
+        return real(path)
+
+    monkeypatch.setattr(removal, "Descent", swapped)
+    with pytest.raises(OSError) as caught:
+        files.remove_tree(str(tmp_path / "tree"))
+    assert caught.value.errno == errno.ESTALE
+    assert (tmp_path / "outside" / "precious").exists()
 
 
 def test_a_small_tree_and_a_process_with_threads_do_without_a_second_process(

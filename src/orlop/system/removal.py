@@ -184,9 +184,8 @@ class _Helper:
         self._removed += removed
         if self._removed >= _WORTH_HELP and not self.pid:
             self._removed = 0
-            if (
-                probe.single_threaded()
-            ):  # else a lock of another thread would stay taken in the child for ever
+            # Else a lock that another thread has at this moment would stay taken in the child for ever.
+            if probe.single_threaded():
                 self._start()
 
     def _start(self) -> None:
