@@ -344,6 +344,13 @@ def test_implied_directories_have_modes_of_their_own(tree: Path) -> None:
     assert facts(tree / "lmapped/sub/f")[1:3] == (1000, 2000)
 
 
+def test_an_implied_directory_inherits_what_any_new_directory_does(into: Unpack, tree: Path) -> None:
+    into(folder("g/", mode=0o2775, gid=50), file("g/layer/f"))
+    into(file("g/tree/f"), rules="tree")
+    assert facts(tree / "g/layer")[:3] == (stat.S_IFDIR | 0o2755, 0, 50)
+    assert facts(tree / "g/tree")[:3] == (stat.S_IFDIR | 0o2755, 0, 0)
+
+
 def test_many_directories_need_few_descriptors(into: Unpack, tree: Path) -> None:
     into(
         *[thing for n in range(400) for thing in (folder(f"d{n}/"), file(f"d{n}/f"))],

@@ -24,7 +24,7 @@ from mmap import PROT_READ, mmap
 
 from orlop.errors import BadArchive, StorageError, UnsafePath
 from orlop.formats import whiteout
-from orlop.formats.tarsplit import clean_name
+from orlop.formats.tarsplit import clean_name, quoted
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.stream.linkstash import LinkStash
 from orlop.stream.place import OVERRIDE, Placer, directory_times, file_times, symlink_times
@@ -117,7 +117,7 @@ class Extractor:
             target = record[8][0] if record[0] == HARD_LINK and record[8] else None
             raise OSError(error.errno, error.strerror, name, None, target) from error
         except (ValueError, OverflowError) as error:
-            raise BadArchive(f"entry {name!r} cannot be made: {error}", name=name) from error
+            raise BadArchive(f"entry {quoted(name)} cannot be made: {error}", name=name) from error
 
     def _apply(self, record: Record, source: Source) -> None:
         kind, name, mode, uid, gid, size, mtime, atime, extra = record
@@ -199,7 +199,7 @@ class Extractor:
             place.node(at, base, device, owner, mode, file_times(atime, mtime), xattrs)
         else:
             text = f"unhandled tar header type {kind}"
-            raise BadArchive(f"{text} of entry {name!r}", peer=text, type=kind)
+            raise BadArchive(f"{text} of entry {quoted(name)}", peer=text, type=kind)
 
     def close(self) -> None:
         if self._links is not None:
@@ -233,7 +233,7 @@ class Extractor:
             fd = os.open(parts[depth - 1], DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
             self._root.adopt(path, fd)
             if self._implied_owner is not None:
-                self._place.redo_directory(fd, path, self._implied_owner, self._implied_mode, None)
+                self._place.give(fd, self._implied_owner)
 
     def _remove(self, at: int, base: bytes) -> None:
         """Remove what stands at a name; absence is fine. `at` is not valid afterwards."""
@@ -251,7 +251,7 @@ class Extractor:
         kind, name, mode, uid, gid, _, mtime, atime, extra = record
         if kind != DIR:
             raise UnsafePath(
-                f"entry {name!r} would make the root of the layer something else than a directory",
+                f"entry {quoted(name)} would make the root of the layer something else than a directory",
                 name=name,
                 type=kind,
             )

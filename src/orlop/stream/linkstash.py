@@ -11,7 +11,7 @@ import os
 
 from orlop.errors import BadArchive, LimitExceeded
 from orlop.formats import limits
-from orlop.formats.tarsplit import clean_name
+from orlop.formats.tarsplit import clean_name, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class LinkStash:
         base = clean_name(linkname).rpartition(b"/")[2]
         if base not in self._kept:
             raise BadArchive(
-                f"hard link to {linkname!r}, which the archive does not carry",
+                f"hard link to {quoted(linkname)}, which the archive does not carry",
                 peer="invalid aufs hardlink",
                 linkname=linkname,
             )

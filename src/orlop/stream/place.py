@@ -196,6 +196,12 @@ class Placer:
         os.link(target, name, src_dir_fd=target_at, dst_dir_fd=at, follow_symlinks=False)
         self._settle_at(at, name, owner, mode, times, xattrs)
 
+    def give(self, fd: int, owner: tuple[int, int]) -> None:
+        """Give a directory that the archive only implies to its owner; its mode stays as it was made."""
+        status = os.fstat(fd)
+        if (status.st_uid, status.st_gid) != owner:
+            self._chown(fd, owner)
+
     def whiteout(self, at: int, name: bytes, owner: tuple[int, int]) -> None:
         """What overlay takes for "not here any more". FileExistsError is final: a layer cannot have both."""
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=at)
