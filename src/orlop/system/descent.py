@@ -37,8 +37,7 @@ FILE, DIRECTORY, OTHER = 1, 2, 3
 _OPEN_TREE_CLONE = 0x1
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
-_GUARDS = 0x01 | 0x02 | 0x04 | 0x08 | 0x10  # MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC, NOATIME
-_ATIME_MASK = 0x70
+_GUARDS = 0x01 | 0x02 | 0x04 | 0x08  # MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = _FILE | os.O_DIRECTORY
@@ -160,7 +159,7 @@ class Descent:
 
     def open_guarded(self, name: bytes) -> int:
         """Open for reading what is listed as a regular file. Look at it before use; in a guarded descent only."""
-        return os.open(name, _FILE, dir_fd=self.fd)
+        return open_unnoticed(name, _FILE, self.fd)
 
     @property
     def depth(self) -> int:
@@ -192,7 +191,7 @@ def _private_view(root: int) -> int:
     flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | _AT_EMPTY_PATH | os.O_CLOEXEC
     copy = libc.syscall("open_tree", root, b"", flags)
     try:
-        change = create_string_buffer(struct.pack("=QQQQ", _GUARDS, _ATIME_MASK, 0, 0), 32)
+        change = create_string_buffer(struct.pack("=QQQQ", _GUARDS, 0, 0, 0), 32)
         libc.syscall("mount_setattr", copy, b"", _AT_RECURSIVE | _AT_EMPTY_PATH, change, len(change))
         return os.open(".", _DIRECTORY, dir_fd=copy)
     finally:
