@@ -1,15 +1,17 @@
 """Configuration files, environment and defaults (`spec/config.md`), with the environment and the files handed in."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orlop.config import load, rootless, storageconf
+from orlop.config import environment, load, rootless, storageconf
 from orlop.config.load import Configuration
 from orlop.config.settings import Settings
 from orlop.errors import ConfigError, IncompleteOptions
+from orlop.system import userns
 from orlop.system.userns import Identity
 
 ROOT = Identity(0, 0, rootless=False, per_user=False)
@@ -432,6 +434,18 @@ def test_without_a_session_a_user_runs_in_a_directory_of_his_own(
     del machine.environ["XDG_RUNTIME_DIR"]
     assert machine.configuration(USER).effective().run_root == f"{machine.base}/user/1000/containers"
     assert (machine.base / "user/1000").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"_CONTAINERS_ROOTLESS_UID": "1000"}, {"_CONTAINERS_USERNS_CONFIGURED": "done"}]
+)
+def test_the_short_way_to_know_root_agrees_with_the_long_one(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, str]
+) -> None:
+    monkeypatch.setattr(userns, "_identity", None)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert environment.is_rootless() is userns.identity(os.environ).rootless
 
 
 # --- opening ------------------------------------------------------------------------------------------------

@@ -17,6 +17,12 @@ def names_a_file() -> bool:
 
 def is_rootless() -> bool:
     """Whether this process lacks the powers of the machine's root (`spec/config.md` 2)."""
+    from orlop.system import probe
+
+    told = os.environ.get("_CONTAINERS_ROOTLESS_UID") or os.environ.get("_CONTAINERS_USERNS_CONFIGURED")
+    if os.geteuid() == 0 and not told and probe.has_capability(probe.CAP_SYS_ADMIN):
+        # The usual root, who need not import what knows of namespaces.
+        return not probe.in_initial_user_namespace()
     from orlop.system import userns
 
     return userns.identity(os.environ).rootless
