@@ -20,7 +20,7 @@ from orlop.system.descent import GONE, Descent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _BATCH = 4096
 """Entries taken from a directory at a time: a directory of millions is not held in memory."""
@@ -98,7 +98,7 @@ def _clear(at: Descent, helper: _Helper | None, backwards: bool) -> list[str]:
     """Remove what is no directory from the current one; the names of the directories, the first to enter last."""
     directories: list[str] = []
     with os.scandir(at.fd) as entries:
-        while batch := _some(entries):
+        while batch := list(islice(entries, _BATCH)):
             others: list[str] = []
             for entry in batch:
                 (directories if entry.is_dir(follow_symlinks=False) else others).append(entry.name)
@@ -120,13 +120,6 @@ def _clear(at: Descent, helper: _Helper | None, backwards: bool) -> list[str]:
     if not backwards:
         directories.reverse()
     return directories
-
-
-def _some(entries: Iterator[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-    try:
-        return list(islice(entries, _BATCH))
-    except FileNotFoundError:  # the directory itself was removed after we had opened it
-        return []
 
 
 def _enter(at: Descent, name: str) -> bool:
