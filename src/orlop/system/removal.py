@@ -60,7 +60,7 @@ def _remove(path: str, workers: int) -> None:
     if not stat.S_ISDIR(status.st_mode):
         os.unlink(path)
         return
-    if not os.access(path, os.R_OK | os.X_OK):
+    if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
         _open_up(path, None)
     with Descent(path) as at:
         if not os.path.samestat(at.status, status):  # it followed a symlink that was not there before
