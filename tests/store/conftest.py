@@ -1,8 +1,6 @@
 """Stores as their users have them: every test here runs on every driver of the table."""
 
-import io
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +8,9 @@ import pytest
 import invariants
 import orlop
 import peers
+from tarballs import Open
 
 DRIVERS = ["vfs"]
-
-Open = Callable[[], orlop.Store]
 
 
 @pytest.fixture(params=DRIVERS)
@@ -38,18 +35,3 @@ def store(open_store: Open) -> orlop.Store:
 def other(open_store: Open, store: orlop.Store) -> orlop.Store:
     """The same store, opened by what might be another program."""
     return open_store()
-
-
-def tar(*members: str | tuple[str, bytes]) -> io.BytesIO:
-    """A layer: a name ending in / is a directory, a pair is a file with content, any other name an empty file."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for member in members:
-            name, data = member if isinstance(member, tuple) else (member, b"")
-            info = tarfile.TarInfo(name.rstrip("/"))
-            info.mtime, info.mode, info.size = 1_600_000_000, 0o644, len(data)
-            if name.endswith("/"):
-                info.type, info.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(info, io.BytesIO(data))
-    out.seek(0)
-    return out

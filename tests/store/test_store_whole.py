@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import orlop
-from conftest import Open, tar
 from orlop import errors
+from tarballs import Open, tar
 
 
 def journey(store: orlop.Store) -> orlop.Container:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import orlop
-from conftest import tar
 from orlop import IDMap, IDMappings, errors
+from tarballs import tar
 
 
 def digest(data: bytes) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import orlop
-from conftest import tar
 from orlop import errors
 from orlop.model.events import BlobRead, LayerStored
+from tarballs import tar
 
 
 def digest(data: bytes) -> str:
