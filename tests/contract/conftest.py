@@ -1,6 +1,10 @@
-"""The drivers that must keep the contract of `drivers/api.py`: one line each, and every test here runs for it."""
+"""The drivers that must keep the contract of `drivers/api.py`: one line each, and every test here runs for it.
+
+What works in a user namespace runs there: `test_namespace.py` runs all of this once more inside one.
+"""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,21 +18,41 @@ import peers
 from orlop.drivers import registry
 from orlop.drivers.api import Driver
 from orlop.errors import NotSupported
-from orlop.system import files
+from orlop.system import files, probe
 
 
 @dataclass(frozen=True)
 class Case:
-    """A driver, and what kind of file system its root has to lie on; None: any."""
+    """A driver, and what kind of file system its root has to lie on; None: any.
+
+    `layered`: a layer holds what it changes, and is shown above the others. `differences`: what it holds tells exactly
+    what was changed. `rootless`: the case is
+    for a process that is root of a user namespace only.
+    """
 
     name: str
     on: str | None = None
     options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    layered: bool = False
+    differences: bool = False
+    rootless: bool = False
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(["rootless"] if self.rootless else []), *self.needs])
 
 
-CASES = [
+FUSE = ("fuse-overlayfs",)
+PROGRAM = (f"overlay.mount_program={shutil.which(FUSE[0])}",)
+
+ALL_CASES = [
     Case("vfs"),
+    Case("vfs", rootless=True),
+    Case("overlay", layered=True, differences=True),
+    Case("overlay", layered=True, differences=True, rootless=True),
+    Case("overlay", layered=True, options=PROGRAM, needs=FUSE),
 ]
+CASES = [case for case in ALL_CASES if case.rootless != probe.in_initial_user_namespace()]
 
 
 @dataclass
@@ -43,7 +67,7 @@ class Rubbish:
         self.taken.append((path, temp_root))
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+@pytest.fixture(params=CASES, ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
     assert isinstance(request.param, Case)
     return request.param
@@ -53,6 +77,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 def open_driver(case: Case, place: Path) -> Iterator[Callable[..., Driver]]:
     """Opens the driver; each call on the same roots, as another process or a later one would."""
     peers.need_root()
+    peers.need(*case.needs)
     with ExitStack() as stack:
         base = stack.enter_context(loopfs.mounted(case.on, place)) if case.on else place
         opened: list[Driver] = []
@@ -60,7 +85,7 @@ def open_driver(case: Case, place: Path) -> Iterator[Callable[..., Driver]]:
         def open(**changes: Any) -> Driver:
             for root in ("graph", "run"):
                 (base / root).mkdir(exist_ok=True)
-            settings = {"options": case.options, "durable": False} | changes
+            settings = {"options": case.options, "durable": False, "rootless": case.rootless} | changes
             try:
                 driver = registry.open_driver(
                     case.name, graph_root=str(base / "graph"), run_root=str(base / "run"), **settings

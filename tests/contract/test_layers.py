@@ -9,7 +9,7 @@ import pytest
 
 import layers
 import trees
-from conftest import Rubbish
+from conftest import Case, Rubbish
 from orlop.drivers.api import Driver
 from orlop.errors import DuplicateID, InvalidMappings, UnsafeID
 from orlop.model.idmap import IDENTITY, IDMap, IDMappings
@@ -39,14 +39,18 @@ def test_a_layer_without_a_parent_is_an_empty_directory_of_the_mapped_root(drive
         driver.unmount(id)
 
 
-def test_a_child_starts_as_its_parent_and_goes_its_own_way(driver: Driver) -> None:
+def test_a_child_starts_as_its_parent_and_goes_its_own_way(driver: Driver, case: Case) -> None:
     driver.create("base", None, writable=False)
     base = _at(driver, "base")
     trees.plant(base)
     before = trees.listing(base)
     driver.create("child", "base", writable=True)
     child = _at(driver, "child")
-    assert trees.listing(child) == before
+    found = trees.listing(child)
+    if case.layered:  # the root is the child's own
+        found["."]["mtime"] = before["."]["mtime"]
+        found["."]["atime"] = before["."]["atime"]
+    assert found == before
     (child / "etc" / "passwd").write_bytes(b"changed")
     (child / "new").touch()
     (child / "bin" / "sh").unlink()
