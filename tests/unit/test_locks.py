@@ -232,6 +232,69 @@ for thread in threads:
     assert (tmp_path / "count").read_text() == str(3 * 4 * 25)
 
 
+# Takes the lock at random. Whoever is inside leaves a mark, and looks whose marks there are.
+RANDOM = """
+import fcntl, os, random, sys, threading, time
+from orlop.system.locks import LockFile
+path, marks, kind, count, seed = sys.argv[1:]
+def visit(chance, name):
+    for turn in range(int(count)):
+        mode = chance.choice("rrw")
+        if kind == "posix":
+            fd = os.open(path, os.O_RDWR)
+            fcntl.lockf(fd, fcntl.LOCK_SH if mode == "r" else fcntl.LOCK_EX)
+        else:
+            lock = LockFile.at(path)
+            if mode == "w" and chance.random() < 0.2:
+                if not lock.try_writing():
+                    continue
+            else:
+                try:
+                    lock.acquire(mode, timeout=chance.choice([None, None, 0.002, 5]))
+                except TimeoutError:
+                    continue
+        mark = f"{marks}/{mode}{name}"
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+        if chance.random() < 0.3:
+            time.sleep(chance.random() / 500)
+        inside = os.listdir(marks)
+        os.unlink(mark)
+        os.close(fd) if kind == "posix" else lock.release()
+        if len(inside) > 1 and (mode == "w" or any(other[0] == "w" for other in inside)):
+            print(inside, flush=True)
+            os._exit(1)
+threads = [
+    threading.Thread(target=visit, args=(random.Random(f"{seed} {number}"), f"{seed}-{number}"))
+    for number in range(1 if kind == "posix" else 3)
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def visit_at_random(path: str, marks: Path, count: int) -> None:
+    marks.mkdir()
+    LockFile.at(path)
+    running = [
+        subprocess.Popen([sys.executable, "-c", RANDOM, path, str(marks), kind, str(count), str(seed)])
+        for seed, kind in enumerate(("ours", "posix", "ours", "posix"))
+    ]
+    assert [process.wait(1200) for process in running] == [0] * 4
+    assert os.listdir(marks) == []
+
+
+def test_a_writer_is_never_in_company(path: str, tmp_path: Path) -> None:
+    visit_at_random(path, tmp_path / "marks", 40)
+
+
+@pytest.mark.deep
+def test_deep_a_writer_is_never_in_company(path: str, tmp_path: Path) -> None:
+    """The same with 10,000 visits (`N=`)."""
+    visit_at_random(path, tmp_path / "marks", int(os.environ.get("N") or 10_000) // 8)
+
+
 @pytest.mark.parametrize("kind", ["ours", "posix"])
 def test_a_killed_holder_holds_nothing(
     lock: LockFile, start: Callable[[str], Process], kind: str, path: str

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import peers
 from orlop.errors import BadRecords
@@ -72,6 +74,14 @@ def test_a_table_is_read_line_by_line() -> None:
 def test_a_line_that_the_kernel_does_not_write_is_an_error(line: bytes) -> None:
     with pytest.raises(BadRecords, match="mountinfo"):
         mounts.parse_mountinfo(TABLE.splitlines()[0] + b"\n" + line + b"\n")
+
+
+@given(st.binary() | st.text("0123456789 /-\\\n:x").map(str.encode))
+def test_any_bytes_are_a_table_or_our_error(data: bytes) -> None:
+    try:
+        mounts.parse_mountinfo(data)
+    except BadRecords:
+        pass
 
 
 def test_the_table_of_this_process_is_the_one_that_the_kernel_has() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import peers
 from orlop.errors import ConfigError
@@ -144,6 +146,15 @@ def test_a_number_that_is_none_fails_the_lookup(field: str) -> None:
             ConfigError, match="string to int conversion failed during subuid/gid parsing of f"
         ):
             subids.parse_subordinate_ids(line.encode(), "alice", uid=None, file="f")
+
+
+@given(st.binary() | st.text("0123456789:a#\n -").map(str.encode))
+def test_any_bytes_are_ranges_or_our_error(data: bytes) -> None:
+    try:
+        found = subids.parse_subordinate_ids(data, "ALL", uid=None, file="f")
+    except ConfigError:
+        return
+    assert all(0 <= number < 1 << 32 for pair in found for number in pair)
 
 
 def test_files_are_read_with_the_number_of_the_user(tmp_path: Path) -> None:
