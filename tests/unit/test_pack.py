@@ -541,9 +541,26 @@ def test_lowers_do_not_follow_symlinks_out_of_the_layer(tmp_path: Path) -> None:
         assert stat.S_ISLNK(found.st_mode)
 
 
-def test_a_lower_that_is_missing_is_an_error_and_leaves_nothing_open(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        Lowers([str(tmp_path), str(tmp_path / "gone")])
+def test_a_lower_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with Lowers([str(tmp_path), str(tmp_path / "gone")]) as lowers, pytest.raises(FileNotFoundError):
+        lowers.find(b"name")
+
+
+def test_five_hundred_lowers_need_few_descriptors(tmp_path: Path) -> None:
+    """As many as an overlay may have; the furthest is found, and so is a deletion in the one before it."""
+    deep = "/".join("abcdefghijklmnop")
+    directories = [tmp_path / f"{number}" for number in range(500)]
+    for directory in directories:
+        (directory / deep).mkdir(parents=True)
+    write(directories[-1] / deep / "far")
+    write(directories[-1] / deep / "deleted")
+    deleted(directories[-2] / deep / "deleted")
+    with Lowers(map(str, directories)) as lowers:
+        for _ in range(2):
+            assert lowers.find(os.fsencode(f"{deep}/far")) is not None
+            assert lowers.find(os.fsencode(f"{deep}/deleted")) is None
+            assert lowers.find(os.fsencode(f"{deep}/nowhere")) is None
+        assert len(os.listdir("/proc/self/fd")) < 300
 
 
 # --- changes ------------------------------------------------------------------------------------------------

@@ -26,16 +26,15 @@ def is_whiteout(status: os.stat_result) -> bool:
 
 
 class Lowers:
-    """The lower directories of one layer, nearest first, kept open."""
+    """The lower directories of one layer, nearest first.
+
+    The nearest answer most questions and are kept open. A layer may have five hundred of them, and a process may
+    not have many more descriptors.
+    """
 
     def __init__(self, directories: Iterable[str] = ()) -> None:
-        self._descents: list[Descent] = []
-        try:
-            for directory in directories:
-                self._descents.append(Descent(directory))
-        except BaseException:
-            self.close()
-            raise
+        self._directories = tuple(directories)
+        self._open: list[Descent] = []  # of the first so many
 
     def __enter__(self) -> Self:
         return self
@@ -46,8 +45,8 @@ class Lowers:
         self.close()
 
     def close(self) -> None:
-        for lower in self._descents:
-            lower.close()
+        while self._open:
+            self._open.pop().close()
 
     def find(self, path: bytes) -> os.stat_result | None:
         """The status of `path`, relative to the layer's root, in the nearest lower that says something about it.
@@ -55,22 +54,37 @@ class Lowers:
         None if no lower has it, or if one deletes it, or a directory above it, before another shows it.
         """
         parents, name = place_of(path)
-        names = [*parents, name]
-        for lower in self._descents:
-            try:
-                lower.go(parents)
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
-            try:
-                # The name itself, or the ancestor at which this lower ends.
-                status = os.lstat(names[lower.depth], dir_fd=lower.fd)
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
-                continue
-            if is_whiteout(status):
-                return None
-            if lower.depth == len(parents):
-                return status
+        for number, directory in enumerate(self._directories):
+            if number < len(self._open):
+                status, reached = _look(self._open[number], parents, name)
+            elif number < _KEPT_LOWERS:
+                self._open.append(Descent(directory, kept_open=_KEPT_DIRECTORIES))
+                status, reached = _look(self._open[number], parents, name)
+            else:
+                with Descent(directory) as lower:
+                    status, reached = _look(lower, parents, name)
+            if status is not None:
+                if is_whiteout(status):
+                    return None
+                if reached:
+                    return status
         return None
+
+
+_KEPT_LOWERS, _KEPT_DIRECTORIES = 32, 7  # together at most 256 descriptors
+
+
+def _look(lower: Descent, parents: list[bytes], name: bytes) -> tuple[os.stat_result | None, bool]:
+    """The status of the entry, and True; or of the ancestor at which this lower ends, and False."""
+    try:
+        lower.go(parents)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+    reached = lower.depth == len(parents)
+    try:
+        return os.lstat(name if reached else parents[lower.depth], dir_fd=lower.fd), reached
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return None, reached

@@ -5,9 +5,9 @@
 The result is a tar in pieces: `bytes`, or an open file of which so many bytes are to be sent (`FilePiece`). Small
 files are read at once, and gathered with their headers.
 
-Rule 1: the tree may be a running container's. Everything is reached by one name in an open directory (`Descent`),
-        looked at through a handle that cannot read (`O_PATH`), and opened only if that turned out to be a regular
-        file. So nothing leads outside (CVE-2018-15664), and no device is opened by surprise.
+Rule 1: the tree may be a running container's. Everything is reached by one name in an open directory (`Descent`), so
+        nothing leads outside (CVE-2018-15664). No device is opened by surprise: a file is opened after a handle that
+        cannot read (`O_PATH`) turned out to be a regular file, or where no device can be opened (`Descent.guard`).
 Rule 2: header and content of a file come from the same handle. A file that shrank meanwhile is an error, one that
         grew is cut at the size in its header: the stream stays a tar.
 Rule 3: what cannot be prepared (it vanished, its owner has no number in the container) is left out, and `on_skip`

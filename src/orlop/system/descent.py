@@ -50,14 +50,15 @@ class Descent:
     belong to the descent and change with its steps. `guarded` says whether `guard` has succeeded.
     """
 
-    __slots__ = ("_above", "_closed", "_names", "fd", "guarded", "status")
+    __slots__ = ("_above", "_closed", "_kept_open", "_names", "fd", "guarded", "status")
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, kept_open: int = KEPT_OPEN) -> None:
         """Open `root`, a path of our own: symlinks in it are followed."""
-        self._begin(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._begin(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), kept_open)
 
-    def _begin(self, fd: int) -> None:
+    def _begin(self, fd: int, kept_open: int) -> None:
         self.fd = fd
+        self._kept_open = kept_open
         self.status = os.fstat(fd)
         self._above: list[tuple[int, os.stat_result]] = []
         self._closed = 0  # so many at the beginning of `_above` have been closed again
@@ -91,7 +92,7 @@ class Descent:
         self._names.append(name)
         self.fd = fd
         self.status = os.fstat(fd)
-        if len(self._above) - self._closed > KEPT_OPEN:
+        if len(self._above) - self._closed > self._kept_open:
             above, status = self._above[self._closed]
             os.close(above)
             self._above[self._closed] = (-1, status)
@@ -143,7 +144,7 @@ class Descent:
             except OSError:
                 return False
             guarded = Descent.__new__(Descent)
-            guarded._begin(view)
+            guarded._begin(view, self._kept_open)
             try:
                 guarded.go(self._names)
                 same = os.path.samestat(guarded.status, self.status)
