@@ -135,6 +135,25 @@ def test_mounts_are_counted_for_everybody(store: orlop.Store, other: orlop.Store
     assert other.mount_count("c") == 0
 
 
+def test_images_are_mounted_to_be_read(store: orlop.Store, other: orlop.Store) -> None:
+    journey(store)
+    path = store.mount_image("i")
+    assert Path(path, "etc/motd").read_text() == "ahoy\n"
+    assert other.mount_image("i") == path
+    assert other.mount_count("l") == 2
+    assert store.unmount_image("i") is True
+    assert store.unmount_image("i", force=True) is False
+    with pytest.raises(errors.ConfigError) as refused:
+        store.mount_image("i", options=["rw"])
+    assert refused.value.peer == ' "rw" option not supported'
+    store.images.create(names=["without layers"])
+    with pytest.raises(errors.LayerUnknown):
+        store.mount_image("without layers")
+    for call in (store.mount_image, store.unmount_image):
+        with pytest.raises(errors.ImageUnknown):
+            call("c")
+
+
 def test_shutdown_says_what_is_mounted(store: orlop.Store, other: orlop.Store) -> None:
     """With force it unmounts, and says so all the same, as the peers do; then it succeeds."""
     box = journey(store)

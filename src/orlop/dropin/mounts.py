@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 def mount(call: Call) -> int:
     """One line an argument, an empty one for a failure: that keeps lines and arguments side by side."""
     label = call.values.text("label")
+    mount = call.store.mount_image if call.values.on("read-only") else call.store.mount
     answers = []
     for word in call.args:
         path = failure = ""
         try:
-            path = call.store.mount(word, label=label)
+            path = mount(word, label=label)
         except (StorageError, OSError) as error:
             failure = _worded(error)
         answers.append({"id": word, "mountpoint": path, "error": failure})
@@ -39,13 +40,22 @@ def unmount(call: Call) -> int:
             if not call.store.unmount(word, force=force):
                 call.say(f"{word} mountpoint unmounted")
         except (StorageError, OSError) as error:
-            failure = _worded(error)
+            failure = "" if _unmounted_as_image(call, word, force) else _worded(error)
         answers.append({"id": word, "error": failure})
         if failure and not call.json:
             call.complain(f"{failure} while unmounting {word}")
     if call.json:
         call.answer_objects(answers)
     return 1 if any(answer["error"] for answer in answers) else 0
+
+
+def _unmounted_as_image(call: Call, word: str, force: bool) -> bool:
+    """The second try; of two failures the first is told."""
+    try:
+        call.store.unmount_image(word, force=force)
+    except (StorageError, OSError):
+        return False
+    return True
 
 
 def mounted(call: Call) -> int:

@@ -6,7 +6,6 @@ Rule: every method opens the tables it needs, works, and closes them; nothing of
 
 from __future__ import annotations
 
-from orlop.store.data import Data
 from orlop.store.engine import READ, WRITE
 
 TYPE_CHECKING = False
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from orlop.model.record import Record
     from orlop.records.rows import Row
     from orlop.records.table import Editor, View
+    from orlop.store.data import Data
     from orlop.store.engine import Engine, Tables
 
     T = TypeVar("T", bound=Record)
@@ -173,5 +173,7 @@ class Collection(_Of["T"]):
         Raises:
             LayerUnknown, ImageUnknown, ContainerUnknown.
         """
+        from orlop.store.data import Data
+
         record = self[ref]
         return Data(self, record.id)  # type: ignore[attr-defined]

@@ -9,11 +9,8 @@ from orlop.model.container import Container
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.timestamp import Timestamp
 from orlop.records import containers as homes
-from orlop.store import layering, sizes
 from orlop.store.collection import Collection
 from orlop.store.engine import READ, WRITE, emptied
-from orlop.store.layers import delete_layers
-from orlop.store.toplayer import pick_top_layer
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -112,6 +109,9 @@ class Containers(Collection[Container]):
         storage_opt: Mapping[str, str] | None,
         data: Mapping[str, bytes],
     ) -> Container:
+        from orlop.store import layering
+        from orlop.store.toplayer import pick_top_layer
+
         engine = self._engine
         image = base = None
         if wanted.image:
@@ -162,6 +162,8 @@ class Containers(Collection[Container]):
         record_flags: dict[str, Any],
         data: Mapping[str, bytes],
     ) -> Container:
+        from orlop.store import layering
+
         engine = self._engine
         with engine.open(containers=WRITE) as tables:
             editor = tables.containers
@@ -200,6 +202,8 @@ class Containers(Collection[Container]):
 
     def size(self, ref: str) -> int:
         """Bytes that the container adds to its image: layer, data, directories (`spec/records.md` 22)."""
+        from orlop.store import sizes
+
         return sizes.container_size(self._engine, self, ref)
 
     def directory(self, ref: str) -> str:
@@ -275,6 +279,8 @@ class _Wanted:
 
 def delete_with_layer(engine: Engine, tables: Tables, row: Row, layer: Row | None, rubbish: Trash) -> None:
     """Delete a container and its layer, if that has a record: both, or after a crash the next writer does."""
+    from orlop.store.layers import delete_layers
+
     rows = [layer] if layer is not None else []
     delete_layers(
         engine, tables, rows, rubbish, lambda: remove_record(engine, tables.containers, row, rubbish)

@@ -16,12 +16,10 @@ import os
 
 from orlop.drivers import registry
 from orlop.errors import ConfigError, LayerUnknown
-from orlop.records.bigdata import Items
 from orlop.records.containers import ContainerTable
 from orlop.records.images import ImageTable
 from orlop.records.layers import LayerTable
 from orlop.records.table import Editor, Reading, Table, View, Writing
-from orlop.records.trash import Trash
 from orlop.system import files
 from orlop.system.locks import LockFile
 
@@ -32,7 +30,9 @@ if TYPE_CHECKING:
 
     from orlop.drivers.api import Driver
     from orlop.model.options import StoreOptions
+    from orlop.records.bigdata import Items
     from orlop.records.rows import Row
+    from orlop.records.trash import Trash
 
 READ, WRITE = "read", "write"
 
@@ -183,6 +183,8 @@ class Engine:
 
     def items(self, table: Table, *, volatile: bool = False) -> Items:
         """The big-data files of a table."""
+        from orlop.records.bigdata import Items
+
         return Items(table, durable=self.options.durable and not volatile)
 
     def _additional_roots(self) -> tuple[str, ...]:

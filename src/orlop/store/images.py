@@ -9,10 +9,8 @@ from orlop.model.digest import Digest
 from orlop.model.ids import LayerID
 from orlop.model.image import Image
 from orlop.model.timestamp import Timestamp
-from orlop.store import layering, sizes
 from orlop.store.collection import Collection
 from orlop.store.engine import READ, WRITE, emptied
-from orlop.store.layers import delete_layers
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -76,6 +74,8 @@ class Images(Collection[Image]):
         Raises:
             LayerUnknown, DuplicateID, DuplicateName, UnsafeID, InvalidDigest, InvalidKey.
         """
+        from orlop.store import layering
+
         engine = self._engine
         names = tuple(dict.fromkeys(names))
         moment = _moment(created)
@@ -129,6 +129,8 @@ class Images(Collection[Image]):
         Raises:
             ImageUnknown; LayerUnknown if a layer of the chain is missing.
         """
+        from orlop.store import sizes
+
         return sizes.image_size(self._engine, self, ref)
 
     def directory(self, ref: str) -> str:
@@ -155,6 +157,8 @@ class Images(Collection[Image]):
             NotAnImage: unknown in this store.
             ImageUsedByContainer.
         """
+        from orlop.store.layers import delete_layers
+
         engine = self._engine
         with (
             emptied(engine) as rubbish,

@@ -12,7 +12,6 @@ from orlop.errors import (
 from orlop.model.digest import Digest
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.layer import Layer
-from orlop.store import layering, mounting
 from orlop.store.collection import Collection
 from orlop.store.engine import READ, WRITE, emptied
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from orlop.records.rows import Row
     from orlop.records.table import View
     from orlop.records.trash import Trash
+    from orlop.store import layering
     from orlop.store.engine import Engine, Tables
 
 
@@ -133,6 +133,8 @@ class Layers(Collection[Layer]):
         Raises:
             BadArchive, DuplicatePath, Unsafe, LimitExceeded: what is wrong with the blob; nothing is left of it.
         """
+        from orlop.store import layering
+
         source = layering.Blob(
             blob,
             digest=digest,
@@ -181,6 +183,8 @@ class Layers(Collection[Layer]):
         data: Mapping[str, bytes | BinaryIO] | None,
         flags: Mapping[str, Any] | None,
     ) -> tuple[Layer, int]:
+        from orlop.store import layering
+
         engine = self._engine
         with emptied(engine) as rubbish, engine.open(layers=WRITE) as tables:
             found = layering.find_parent(engine, tables, parent)
@@ -292,6 +296,8 @@ def delete_layers(
 
     `release` drops what points at them, once their deletion is decided (`records/layers`).
     """
+    from orlop.store import mounting
+
     for row in rows:
         mounting.unmount_fully(engine, tables, row)
     engine.layers.remove(tables.layers, rows, rubbish, release)

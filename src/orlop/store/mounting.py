@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import LayerNotMounted, LayerUnknown, ReadOnly
+from orlop.errors import ConfigError, ImageUnknown, LayerNotMounted, LayerUnknown, ReadOnly
 from orlop.model.container import Container
 from orlop.model.idmap import IDENTITY
 from orlop.records.mountpoints import Mount
 from orlop.store.engine import READ, WRITE, unknown_layer
+from orlop.store.layering import mappings_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from orlop.model.idmap import IDMappings
     from orlop.records.rows import Row
+    from orlop.records.table import View
     from orlop.store.engine import Engine, Tables
 
 
@@ -82,6 +84,67 @@ def _mount_layer(
     )
     mounts.set(tables.layers.rows, row.id, Mount(path, known.count + 1))
     return path
+
+
+def mount_image(engine: Engine, ref: str, *, options: tuple[str, ...] = (), label: str = "") -> str:
+    """Mount the files of an image read-only, with the host's ids (`spec/mounting.md` 5).
+
+    Raises:
+        ImageUnknown; LayerUnknown: an image without layers, or whose layers lie in an additional store.
+        ConfigError: the option `rw`. ReadOnly: only copies with other id maps are there, in a store we only read.
+    """
+    from orlop.store.engine import emptied
+    from orlop.store.toplayer import pick_top_layer
+
+    if "rw" in options:
+        raise ConfigError(
+            "an image is mounted read-only; found the option rw", peer=' "rw" option not supported'
+        )
+    with emptied(engine) as rubbish, engine.graph_lock.writing(timeout=engine.options.lock_timeout):
+        engine.driver_held()
+        with engine.open(layers=WRITE, images=WRITE, graph_held=True) as tables:
+            found = _image(tables, ref)
+            top = pick_top_layer(engine, tables, rubbish, found, IDENTITY, host_uids=True, host_gids=True)
+            row = None if top is None else tables.layers.rows.by_id(top.id)
+            if top is None or row is None:
+                raise unknown_layer(ref if top is None else top.id)
+            if mappings_of(row):
+                raise ReadOnly(
+                    f"image {found[1].id} has only copies with id maps, and its store is only read",
+                    peer="cannot create an image with canonical UID/GID mappings in a read-only store",
+                )
+            return _mount_layer(
+                engine,
+                tables,
+                row,
+                label=label,
+                mappings=IDENTITY,
+                options=(*options, *(() if "ro" in options else ("ro",))),
+                volatile=False,
+            )
+
+
+def unmount_image(engine: Engine, ref: str, *, force: bool = False) -> bool:
+    """Undo one mount of an image, or all with `force`; True if it is still mounted."""
+    with engine.open(layers=WRITE, images=READ) as tables:
+        _, image = _image(tables, ref)
+        candidates = [*(image.document.get("mapped-layers") or ()), image.document.get("layer") or ""]
+        rows = [row for id in candidates if (row := tables.layers.rows.by_id(id)) is not None]
+        row = next((row for row in rows[:-1] if not mappings_of(row)), rows[-1] if rows else None)
+        if row is None:
+            raise unknown_layer(ref)
+        return unmount_layer(engine, tables, row, force=force)
+
+
+def _image(tables: Tables, ref: str) -> tuple[View, Row]:
+    found = tables.find_image(ref)
+    if found is None:
+        raise ImageUnknown(
+            f"no image has the id, name or unique prefix {ref!r}",
+            peer=f'locating image with ID "{ref}": {ImageUnknown.peer}',
+            ref=ref,
+        )
+    return found
 
 
 def unmount(engine: Engine, ref: str, *, force: bool = False) -> bool:

@@ -40,7 +40,7 @@ def image_size(engine: Engine, images: Images, ref: str) -> int:
                     )
                 total += layer_bytes(engine, tables, layer[1])
                 at = layer[1].document.get("parent") or ""
-        return total + sum((image.document.get("big-data-sizes") or {}).values())
+        return total + _data_bytes(image)
 
 
 def layer_bytes(engine: Engine, tables: Tables, row: Row) -> int:
@@ -77,7 +77,12 @@ def container_size(engine: Engine, containers: Containers, ref: str) -> int:
                 ref=at,
             )
         total = driver_diff_size(engine, tables, layer[1])
-        total += sum((container.document.get("big-data-sizes") or {}).values())
+        total += _data_bytes(container)
     from orlop.stream.compare import usage
 
     return total + sum(usage(os.fspath(directory))[0] for directory in directories)
+
+
+def _data_bytes(row: Row) -> int:
+    sizes: dict[str, int] = row.document.get("big-data-sizes") or {}
+    return sum(sizes.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from orlop.errors import ConfigError, LayerUnknown, NotAnID, StillMounted, StorageError
-from orlop.store import mounting
 from orlop.store.containers import Containers
 from orlop.store.engine import WRITE, Engine
 from orlop.store.images import Images
@@ -201,26 +200,52 @@ class Store:
         Raises:
             LayerUnknown, ReadOnly, StorageError.
         """
+        from orlop.store import mounting
+
         return mounting.mount(self._engine, ref, label=label)
 
     def unmount(self, ref: str, *, force: bool = False) -> bool:
         """Undo one mount, or with `force` all, also those of others; True if it is still mounted."""
+        from orlop.store import mounting
+
         return mounting.unmount(self._engine, ref, force=force)
 
     def mounted(self, ref: str, *, label: str = "") -> _Mounted:
         """A block in which a container or layer is mounted; gives its `pathlib.Path`."""
         return _Mounted(self, ref, label)
 
+    def mount_image(self, ref: str, *, options: Iterable[str] = (), label: str = "") -> str:
+        """Mount an image's files, read-only, and count it; the absolute path. Undone by `unmount_image`.
+
+        Raises:
+            ImageUnknown; LayerUnknown: no layer, or only in an additional store; ConfigError: the option `rw`.
+        """
+        from orlop.store import mounting
+
+        return mounting.mount_image(self._engine, ref, options=tuple(options), label=label)
+
+    def unmount_image(self, ref: str, *, force: bool = False) -> bool:
+        """Undo one `mount_image`, or with `force` all; True if it is still mounted."""
+        from orlop.store import mounting
+
+        return mounting.unmount_image(self._engine, ref, force=force)
+
     def mount_count(self, ref: str) -> int:
         """How often a container or layer is mounted, as recorded; may be out of date on return."""
+        from orlop.store import mounting
+
         return mounting.count(self._engine, ref)
 
     def layer_parent_owners(self, ref: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """User and group ids above a layer's mount point that its id maps do not contain; ascending."""
+        from orlop.store import mounting
+
         return mounting.parent_owners(self._engine, ref)
 
     def container_parent_owners(self, ref: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The same for a container's layer."""
+        from orlop.store import mounting
+
         return mounting.parent_owners(self._engine, ref, of_container=True)
 
     def shutdown(self, *, force: bool = False) -> list[str]:
@@ -230,6 +255,8 @@ class Store:
             StillMounted: layers are mounted. With `force` they are unmounted first, and the error is raised all the
                 same, as the peers do; a second call succeeds. The error carries `layers`.
         """
+        from orlop.store import mounting
+
         engine = self._engine
         with engine.graph_lock.writing(timeout=engine.options.lock_timeout):
             driver = engine.driver_held()
