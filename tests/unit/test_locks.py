@@ -21,7 +21,7 @@ import pytest
 
 import peers
 from orlop.errors import Conflict, LockTimeout, ReadOnly, UnsafePath
-from orlop.system import locks
+from orlop.system import forks, locks
 from orlop.system.locks import LockFile, keep_in_child
 
 OURS = """
@@ -527,8 +527,8 @@ def test_a_child_that_was_given_the_descriptor_keeps_the_lock_after_release(
 
 def test_keeping_ends_with_the_block() -> None:
     with keep_in_child([7]), keep_in_child([8]):
-        assert set(*locks._kept.values()) == {7, 8}
-    assert not locks._kept
+        assert set(*forks._kept.values()) == {7, 8}
+    assert not forks._kept
 
 
 # --- threads ------------------------------------------------------------------------------------------------
@@ -658,7 +658,7 @@ def test_a_signal_ends_the_wait_for_another_program(path: str, start: Callable[[
     holder.do("w", path)
     code = """
 import os, sys
-from orlop.system import locks
+from orlop.system import forks, locks
 lock = locks.LockFile.at(sys.argv[1])
 locks.on_wait = lambda path, mode: print("waiting", flush=True)
 before = len(os.listdir("/proc/self/fd"))
@@ -974,14 +974,14 @@ def test_one_file_cannot_be_read_only_and_read_write(path: str, first: bool, kin
 
 def test_objects_and_descriptors_do_not_pile_up(tmp_path: Path) -> None:
     gc.collect()
-    before = len(os.listdir("/proc/self/fd")), len(locks._live), len(locks._descriptors)
+    before = len(os.listdir("/proc/self/fd")), len(locks._live), len(forks._noted)
     for number in range(200):
         lock = LockFile.at(str(tmp_path / str(number)))
         with lock.writing():
             lock.renew()
             os.unlink(lock.path)
     del lock
-    assert (len(os.listdir("/proc/self/fd")), len(locks._live), len(locks._descriptors)) == before
+    assert (len(os.listdir("/proc/self/fd")), len(locks._live), len(forks._noted)) == before
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

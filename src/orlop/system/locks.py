@@ -27,16 +27,20 @@ import stat
 import struct
 import time
 from _weakref import ref
+from itertools import count
 
 from orlop.errors import Conflict, LockTimeout, ReadOnly, UnsafePath
 from orlop.system import files
+from orlop.system.forks import close_noted, keep_in_child, open_noted
 from orlop.system.turns import Turns, left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from orlop.system.turns import Mode
+
+__all__ = ["TOKEN_SIZE", "LockFile", "keep_in_child", "on_wait"]
 
 TOKEN_SIZE = 64
 
@@ -48,13 +52,9 @@ _BUSY = (errno.EAGAIN, errno.EACCES)
 _PASSING = (errno.EINTR, errno.ENOLCK, errno.EDEADLK)
 _REPLACED_TRIES = 1000
 
-# Guards what follows; never held while waiting, and always held across a fork, so that no descriptor is missed
-# between being opened and being noted. Reentrant: a signal handler may fork while its own thread is in here.
-_guard = _thread.RLock()
+_finding = _thread.RLock()  # two threads must not make an object each for one file
 _live: dict[int, ref[LockFile]] = {}  # by id(): every object there is
-_descriptors: set[int] = set()
-_kept: dict[int, frozenset[int]] = {}  # by thread: what its `keep_in_child` block names
-_tokens_made = 0
+_count = count(1)
 
 
 class LockFile:
@@ -98,12 +98,12 @@ class LockFile:
         be opened.
         """
         path = os.path.abspath(path)
-        with _guard:
+        with _finding:
             fd = _open(path, read_only)
             try:
                 key = _key_of(os.fstat(fd))
             finally:
-                _close(fd)
+                close_noted(fd)
             lock = _find(path, key) or cls(path, key, read_only=read_only)
         if lock.read_only != read_only:
             text = f'lock "{path}" is not a {"read-only" if read_only else "read-write"} lock'
@@ -204,10 +204,9 @@ class LockFile:
 
     def _locked(self, mode: Mode, deadline: float | None) -> int:
         for _ in range(_REPLACED_TRIES):
-            with _guard:
-                if len(self._paths) > 1:  # of several names, one that still leads to our file
-                    self._paths.sort(key=lambda path: _key_at(path) != self._key)
-                fd = _open(self.path, self.read_only)
+            if len(self._paths) > 1:  # of several names, one that still leads to our file
+                self._paths = sorted(self._paths, key=lambda path: _key_at(path) != self._key)
+            fd = _open(self.path, self.read_only)
             try:
                 self._wait(fd, mode, deadline)
                 key = _key_of(os.fstat(fd))
@@ -217,9 +216,9 @@ class LockFile:
                     self._key = key
                     return fd
             except BaseException:
-                _close(fd)
+                close_noted(fd)
                 raise
-            _close(fd)
+            close_noted(fd)
         raise OSError(errno.ESTALE, "the lock file is replaced again and again", self.path)
 
     def _wait(self, fd: int, mode: Mode, deadline: float | None) -> None:
@@ -263,7 +262,7 @@ class LockFile:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK))
             except OSError:
                 pass  # closing does it, if later
-        _close(fd)
+        close_noted(fd)
 
 
 class _Holding:
@@ -284,63 +283,28 @@ class _Holding:
             self._lock.release()
 
 
-def keep_in_child(fds: Iterable[int]) -> _Keeping:
-    """A block in which this thread forks, or spawns, a child that keeps these descriptors (`LockFile.fileno()`).
-
-    For a worker that changes what the lock protects: if its parent is killed, the lock stays taken until the worker
-    has ended, too. The child does not hold the lock in any other sense.
-    """
-    return _Keeping(frozenset(fds))
-
-
-class _Keeping:
-    __slots__ = ("_before", "_fds")
-
-    def __init__(self, fds: frozenset[int]) -> None:
-        self._fds = fds
-
-    def __enter__(self) -> None:
-        with _guard:
-            self._before = _kept.get(_thread.get_ident(), frozenset())
-            _kept[_thread.get_ident()] = self._before | self._fds
-
-    def __exit__(self, *_: object) -> None:
-        with _guard:
-            _kept[_thread.get_ident()] = self._before
-            if not self._before:
-                del _kept[_thread.get_ident()]
-
-
 def _open(path: str, read_only: bool) -> int:
-    """Open a lock file, which is noted in `_descriptors`. The caller has the guard."""
     flags = os.O_RDONLY if read_only else os.O_RDWR
     # NOFOLLOW: a link would have us create or lock a file of somebody else's choice. NONBLOCK: a FIFO would hang us.
-    flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         try:
-            fd = os.open(path, flags, 0o644)
+            fd = open_noted(path, flags, 0o644)
         except FileNotFoundError:
             files.make_dirs(os.path.dirname(path), 0o700)
-            fd = os.open(path, flags, 0o644)
+            fd = open_noted(path, flags, 0o644)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise UnsafePath(f'lock file "{path}" is not a regular file', path=path) from error
         raise
-    _descriptors.add(fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        _close(fd)
+        close_noted(fd)
         raise UnsafePath(f'lock file "{path}" is not a regular file', path=path)
     return fd
 
 
-def _close(fd: int) -> None:
-    with _guard:
-        _descriptors.discard(fd)
-        os.close(fd)
-
-
 def _find(path: str, key: tuple[int, int]) -> LockFile | None:
-    """The object of the file `key`, to which `path` leads. The caller has the guard."""
+    """The object of the file `key`, to which `path` leads. The caller has `_finding`."""
     for entry in list(_live.values()):
         lock = entry()
         if lock is None or lock._forgotten:
@@ -384,32 +348,15 @@ def _tell(path: str, mode: Mode) -> None:
 
 
 def _new_token() -> bytes:
-    global _tokens_made
-    with _guard:
-        _tokens_made += 1
-        count = _tokens_made
-    return struct.pack("<QQI", time.time_ns(), count, os.getpid()) + os.urandom(44)
+    return struct.pack("<QQI", time.time_ns(), next(_count), os.getpid()) + os.urandom(44)
 
 
-def _before_fork() -> None:
-    _guard.acquire()
-
-
-def _after_fork() -> None:
-    _guard.release()
-
-
-def _after_fork_in_child() -> None:
-    global _guard
-    kept = _kept.get(_thread.get_ident(), frozenset())
-    for fd in _descriptors - kept:
-        os.close(fd)
-    _descriptors.clear()
-    _kept.clear()
+def _forget_in_child() -> None:
+    global _finding
+    _finding = _thread.RLock()
     for entry in list(_live.values()):
         if (lock := entry()) is not None:
             lock._reset()
-    _guard = _thread.RLock()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_forget_in_child)
