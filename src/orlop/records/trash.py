@@ -20,6 +20,7 @@ from orlop.system.ownlock import OwnedLock, own
 _LOCK = "lock-"
 _DIRECTORY = "temp-dir-"
 _ATTEMPTS = 1000
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NAME_MAX = 255
 
 
@@ -38,9 +39,22 @@ class Trash:
         try:
             return self._bin(self._root).take(path)
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                return self._remove(path)
             if error.errno != errno.EXDEV or own_root is None:
                 raise
-        return self._bin(own_root).take(path)
+        try:
+            return self._bin(own_root).take(path)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+        return self._remove(path)
+
+    def _remove(self, path: str) -> bool:
+        """Delete at once, under the lock: a disk too full to set something aside is one that must be freed."""
+        there = os.path.lexists(path)
+        files.remove_tree(path)
+        return there
 
     def empty(self) -> None:
         """Delete everything that was set aside. Every bin is tried; the first error is raised."""
@@ -108,9 +122,14 @@ class _Bin:
             lock = own(os.path.join(self._root, _LOCK + number), exclusive_create=True)
             if lock is None:
                 continue
-            self._lock = lock
             self._directory = os.path.join(self._root, _DIRECTORY + number)
-            os.mkdir(self._directory, 0o700)
+            try:
+                os.mkdir(self._directory, 0o700)
+            except BaseException:
+                os.unlink(lock.path)
+                lock.close()
+                raise
+            self._lock = lock
             return
         raise OSError(errno.EAGAIN, f"no free lock name after {_ATTEMPTS} attempts", self._root)
 
