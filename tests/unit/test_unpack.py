@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import errno
+import gc
 import os
 import queue
 import stat
@@ -542,6 +543,36 @@ def test_times_that_no_peer_can_write_are_1970(
     assert directory_times(atime, mtime) == (own_atime, expected[1])
 
 
+def test_an_ordinary_user_can_unpack_what_he_may_not_read(tree: Path) -> None:
+    """A directory without permission to read it is opened all the same, before it gets its mode."""
+    tree.chmod(0o755)
+    os.chown(tree, 65534, 65534)
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            os.chdir(tree)  # pytest's directories above are closed to others
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            nobody = {"uid": 65534, "gid": 65534}
+            unpack(
+                ".",
+                [folder("d/", mode=0o300, mtime_ns=5, **nobody), file("d/f", b"x", **nobody)],
+                way="beneath",
+            )
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert facts(tree / "d") == (stat.S_IFDIR | 0o300, 65534, 65534, 5)
+    assert facts(tree / "d/f")[:3] == (stat.S_IFREG | 0o644, 65534, 65534)
+
+
 def test_times_to_the_nanosecond(into: Unpack, tree: Path) -> None:
     into(
         file("f", b"x", mtime_ns=T * NS + 1, atime_ns=T * NS + 2),
@@ -1065,6 +1096,8 @@ def test_a_feed_and_what_it_feeds(tree: Path, end: str) -> None:
             wire.orders.put(None)
             with pytest.raises(BrokenPipeError):
                 running.result(timeout=30)
+    del running, wire, feed
+    gc.collect()  # the loop's view of the ring, which its error still holds, is a descriptor
     os.close(fd)
     memory.close()
     for n, size in enumerate(sizes):

@@ -213,10 +213,10 @@ class Placer:
 
     def _settle(self, fd: int, owner: tuple[int, int], mode: int) -> os.stat_result:
         status = os.fstat(fd)
-        chowned = False
         if self._change_owner and (status.st_uid, status.st_gid) != owner:
-            chowned = self._chown(fd, owner)
-        if status.st_mode & 0o7777 != mode or (chowned and mode & _SPECIAL_BITS):
+            self._chown(fd, owner)
+        # chown took no bits from `mode`: it spares directories, and files are made without setuid and setgid.
+        if status.st_mode & 0o7777 != mode:
             os.fchmod(fd, mode)
         return status
 
