@@ -20,10 +20,11 @@ BASE = "(base)"
 
 
 def layers(call: Call) -> int:
-    found = list(call.store.layers)
     if call.json:
-        call.answer_records(found, empty="null")
-    elif call.values.on("tree"):
+        call.answer_collection(call.store.layers, empty="null")
+        return 0
+    found = list(call.store.layers)
+    if call.values.on("tree"):
         from orlop.dropin.tree import drawn
 
         call.streams.out(drawn([(layer.id, layer.parent or BASE) for layer in found], _notes(call, found)))
@@ -81,11 +82,10 @@ def _notes(call: Call, found: Sequence[Layer]) -> dict[str, list[str]]:
 
 
 def images(call: Call) -> int:
-    found = list(call.store.images)
     if call.json:
-        call.answer_records(found, empty="null")
+        call.answer_collection(call.store.images, empty="null")
     else:
-        _images(call, found)
+        _images(call, call.store.images)
     return 0
 
 
@@ -116,11 +116,10 @@ def _images(call: Call, found: Iterable[Image]) -> None:
 
 
 def containers(call: Call) -> int:
-    found = list(call.store.containers)
     if call.json:
-        call.answer_records(found)
+        call.answer_collection(call.store.containers)
         return 0
-    for container in found:
+    for container in call.store.containers:
         call.say(container.id)
         _tabbed(call, "name", container.names)
         _tabbed(call, "data", container.data_names)

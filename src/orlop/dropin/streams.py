@@ -11,10 +11,12 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
     from orlop.dropin.commands import Command
     from orlop.dropin.flags import Values
     from orlop.model.record import Record
+    from orlop.store.collection import Collection
     from orlop.store.store import Store
 
     Members = Mapping[str, object]
@@ -124,6 +126,11 @@ class Call:
     def answer_object(self, members: Members) -> None:
         """One such object."""
         self.say(_object(members))
+
+    def answer_collection(self, collection: Collection[Any], *, empty: str = "[]") -> None:
+        """All records of one kind as a JSON array; `empty` is what the command prints for none."""
+        text = collection.json()
+        self.say(empty if text == "[]" else text)
 
     def answer_records(self, records: Iterable[Record], *, empty: str = "[]") -> None:
         """A JSON array of records on standard output; `empty` is what the command prints for none."""

@@ -252,6 +252,12 @@ class Engine:
         """
         return Tables(self, layers, images, containers, additional, graph_held)
 
+    def close(self) -> None:
+        """Forget the locks, so that another store of this process may open them in another way."""
+        locks = [lock for table in self._tables.values() for lock in table.locks]
+        for lock in {self.graph_lock, self.userns_lock, *locks}:
+            lock.forget()
+
     def damage(self) -> tuple[str, ...]:
         """What was found damaged in the tables loaded so far; one sentence each."""
         return tuple(line for table in self._tables.values() for line in table.damage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from orlop.config import environment
-from orlop.errors import IncompleteOptions
+from orlop.errors import ConfigError, IncompleteOptions
 from orlop.model.idmap import IDENTITY
 from orlop.model.options import StoreOptions
 from orlop.store.store import Store
@@ -92,5 +92,5 @@ def _is_durable(durability: str | None) -> bool:
     if durability is None:
         durability = environment.durability() or "full"
     if durability not in DURABILITIES:
-        raise ValueError(f"durability: wanted one of {', '.join(DURABILITIES)}; found {durability!r}")
+        raise ConfigError(f"durability: wanted one of {', '.join(DURABILITIES)}; found {durability!r}")
     return durability == "full"

@@ -54,6 +54,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the store. Nothing is open between calls, so this only stops further use (`Free`)."""
+        self._engine.close()
         self._engine = _Closed()  # type: ignore[assignment]
         for collection in (self.layers, self.images, self.containers):
             collection._engine = self._engine
@@ -423,6 +424,9 @@ class _Mounted:
 
 class _Closed:
     """Stands in for the engine of a closed store."""
+
+    def close(self) -> None:
+        """Closing twice is fine."""
 
     def __getattr__(self, name: str) -> object:
         raise ConfigError("this store was closed; open it again to use it")
