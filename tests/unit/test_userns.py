@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -473,3 +474,59 @@ def test_without_newuidmap_there_is_a_warning_and_one_id(tmp_path: Path) -> None
     assert users.splitlines()[0] == "newuidmap failed (1): ; using a single UID"
     assert users.splitlines()[1].startswith("cannot run newgidmap: ")
     assert users.splitlines()[2].split() == groups.split() == ["0", "12345", "1"]
+
+
+# --- a namespace for its maps -------------------------------------------------------------------------------
+
+MAPS = IDMappings([IDMap(0, 100000, 10), IDMap(10, 5, 1)], [IDMap(7, 200000, 10)])
+
+
+@pytest.fixture(params=["one thread", "more threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process with one thread forks for it, one with more must not."""
+    stop = threading.Event()
+    other = threading.Thread(target=stop.wait)
+    if request.param == "more threads":
+        other.start()
+    yield
+    stop.set()
+    if other.ident is not None:
+        other.join()
+
+
+def test_a_namespace_has_the_maps_and_nobody_in_it(threads: None) -> None:
+    peers.need_root()
+    before = set(os.listdir("/proc/self/fd"))
+    show = ["cat", "/proc/self/uid_map", "/proc/self/gid_map"]
+    with userns.namespace_for(MAPS) as namespace:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        shown = subprocess.run(
+            ["nsenter", f"--user=/proc/self/fd/{namespace.fd}", "--setgid=7", *show],
+            pass_fds=[namespace.fd],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert shown.stderr == ""
+    assert " ".join(shown.stdout.split()) == "0 100000 10 10 5 1 7 200000 10"
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_maps_that_the_kernel_refuses_are_an_error_that_leaves_nothing() -> None:
+    peers.need_root()
+    before = set(os.listdir("/proc/self/fd"))
+    overlapping = IDMappings([IDMap(0, 100000, 10), IDMap(5, 200000, 10)], [IDMap(0, 1, 1)])
+    with pytest.raises(OSError) as caught:
+        userns.namespace_for(overlapping)
+    assert caught.value.errno == errno.EINVAL
+    assert str(caught.value.filename).endswith("/uid_map")
+    assert set(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("mappings", [IDMappings(), IDMappings(uids=MAPS.uids), IDMappings(gids=MAPS.gids)])
+def test_maps_for_users_or_groups_alone_make_no_namespace(mappings: IDMappings) -> None:
+    with pytest.raises(ValueError, match="users and for groups"):
+        userns.namespace_for(mappings)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     Argument = int | bytes | None | ctypes.Array[ctypes.c_char]
 
 AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -30,6 +33,23 @@ RESOLVE_IN_ROOT = 0x10
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
+OPEN_TREE_CLONE = 1
+
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_SET_FD = 5
+FSCONFIG_CMD_CREATE = 6
+
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x10_0000
+
+CLONE_FS = 0x200
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUSER = 0x1000_0000
 
@@ -62,10 +82,12 @@ def load() -> ctypes.CDLL:
     return _libc
 
 
-def call(name: str, *arguments: Argument, path: str | bytes | None = None) -> int:
+def call(
+    name: str, *arguments: Argument, path: str | bytes | None = None, known_as: str | None = None
+) -> int:
     """Call the function `name` of the C library; its result, or `OSError`. EINTR is tried again.
 
-    Integers are passed as C longs. Text is passed as bytes without NUL; `path` only serves the error.
+    Integers are passed as C longs. Text is passed as bytes without NUL; `path` and `known_as` only serve the error.
     """
     import ctypes
 
@@ -82,7 +104,7 @@ def call(name: str, *arguments: Argument, path: str | bytes | None = None) -> in
         number = ctypes.get_errno()
         if number != errno.EINTR:
             error = OSError(number, os.strerror(number), path)
-            error.add_note(f"the call was {name}()")
+            error.add_note(f"the call was {known_as or name}()")
             raise error
 
 
@@ -91,7 +113,7 @@ def syscall(name: str, *arguments: Argument, path: str | bytes | None = None) ->
     number = _EVERYWHERE.get(name) or _NUMBERS.get(os.uname().machine, {}).get(name)
     if number is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
-    return call("syscall", number, *arguments, path=path)
+    return call("syscall", number, *arguments, path=path, known_as=name)
 
 
 def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
@@ -130,6 +152,59 @@ def mount(
 
 def umount2(target: str, flags: int = 0) -> None:
     call("umount2", os.fsencode(target), flags, path=target)
+
+
+def open_tree(dir_fd: int, path: str | bytes, flags: int) -> int:
+    """A handle of a mount, or with `OPEN_TREE_CLONE` a copy of it that hangs nowhere. Linux 5.2."""
+    return syscall("open_tree", dir_fd, os.fsencode(path), flags | os.O_CLOEXEC, path=path or None)
+
+
+def move_mount(mount: int, onto: int) -> None:
+    """Attach the mount that `mount` is the root of to the directory `onto`, which is no path. Linux 5.2."""
+    syscall("move_mount", mount, b"", onto, b"", _F_EMPTY_PATH | _T_EMPTY_PATH)
+
+
+_F_EMPTY_PATH, _T_EMPTY_PATH = 0x04, 0x40
+
+
+def fsopen(fstype: str) -> int:
+    """The context in which a file system is put together. Linux 5.2; ENODEV: no such file system here."""
+    return syscall("fsopen", os.fsencode(fstype), _FSOPEN_CLOEXEC)
+
+
+def fsconfig(
+    context: int, command: int, key: str | None = None, value: str | None = None, number: int = 0
+) -> None:
+    texts = [None if text is None else os.fsencode(text) for text in (key, value)]
+    syscall("fsconfig", context, command, *texts, number)
+
+
+def fsmount(context: int, attributes: int) -> int:
+    """The mount of a file system that was put together; it hangs nowhere, and ends with its last handle."""
+    return syscall("fsmount", context, _FSOPEN_CLOEXEC, attributes)
+
+
+_FSOPEN_CLOEXEC = 1  # of fsmount, too
+
+
+def mount_setattr(
+    mount: int, *, set: int = 0, clear: int = 0, propagation: int = 0, userns_fd: int = 0
+) -> None:
+    """Change the mount that `mount` is the root of. Linux 5.12."""
+    import ctypes
+
+    change = ctypes.create_string_buffer(struct.pack("=QQQQ", set, clear, propagation, userns_fd), 32)
+    syscall("mount_setattr", mount, b"", AT_EMPTY_PATH, change, len(change))
+
+
+def filesystem_magic(fd: int) -> int:
+    """The number by which the kernel names the kind of file system that `fd` lies on (`statfs(2)` lists them)."""
+    import ctypes
+
+    answer = ctypes.create_string_buffer(256)  # twice of what any machine needs
+    call("fstatfs", fd, answer)
+    # The first field has 4 or 8 bytes. All the numbers fit in 4, and little-endian machines store those first.
+    return int.from_bytes(answer.raw[:4], sys.byteorder)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

@@ -1,4 +1,4 @@
-"""User namespaces: whether we work for an ordinary user, and running a program in a namespace of its own.
+"""User namespaces: whether we work for an ordinary user, a program in a namespace of its own, one made for its maps.
 
 (`spec/config.md` 2, `spec/userns.md` 5.) The environment comes as an argument: `config` alone reads it.
 """
@@ -14,7 +14,11 @@ from orlop.system import libc, probe, subids
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
 
+    from orlop.model.idmap import IDMappings
+    from orlop.system.confine import Link
     from orlop.system.subids import Kind, Range
 
 CONFIGURED = "_CONTAINERS_USERNS_CONFIGURED"
@@ -308,3 +312,50 @@ def _run(argv: list[str], environ: Mapping[str, str]) -> str:
         return f"{argv[0]} failed ({status}): {os.fsdecode(words).strip()}"
     finally:
         os.close(said)
+
+
+# --- a namespace for its maps -------------------------------------------------------------------------------
+
+
+class Namespace:
+    """A user namespace that nobody lives in: there for its maps, while `fd` is open."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def namespace_for(mappings: IDMappings) -> Namespace:
+    """A user namespace with these maps, for `newmount.idmapped`. To be closed, which leaving a block does.
+
+    Neither list may be empty: ids that nothing is said about would belong to nobody. Making one takes a process,
+    for a moment; several mounts may share it.
+    """
+    if not (mappings.uids and mappings.gids):
+        raise ValueError("a user namespace needs maps for users and for groups")
+    from orlop.system import confine
+
+    with confine.start("orlop.system.userns:_make_namespace", (os.getpid(),)) as worker:
+        worker.notes(wait=True)
+        for kind, maps in (("uid", mappings.uids), ("gid", mappings.gids)):
+            lines = "".join(f"{entry.container_id} {entry.host_id} {entry.size}\n" for entry in maps)
+            _write(f"/proc/{worker.pid}/{kind}_map", lines)
+        return Namespace(os.open(f"/proc/{worker.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _make_namespace(link: Link, parent: int) -> None:
+    """In a worker: be in a user namespace until the parent has a handle of it."""
+    libc.unshare(libc.CLONE_NEWUSER)
+    libc.die_with_parent(parent)  # again, because the kernel forgets it when capabilities change
+    link.note(b"")
+    link.receive()
