@@ -17,7 +17,7 @@ _ENTRIES = ((1, 6, -1), (2, 7, 99), (4, 4, -1), (16, 7, -1), (32, 4, -1))
 ACL = struct.pack("<I", 2) + b"".join([struct.pack("<HHi", *entry) for entry in _ENTRIES])
 
 
-def plant(root: Path, *, sockets: bool = True) -> None:
+def plant(root: Path, *, sockets: bool = True, devices: bool = True) -> None:
     """Every kind of file, odd owners, modes, names and times, links of all sorts, attributes, a hole."""
     root.mkdir(exist_ok=True)
     etc = root / "etc"
@@ -55,10 +55,11 @@ def plant(root: Path, *, sockets: bool = True) -> None:
     dev = root / "dev"
     dev.mkdir()
     os.mkfifo(dev / "initctl", 0o600)
-    os.mknod(dev / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mknod(dev / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 70000))
-    (dev / "null").chmod(0o666)
-    os.chown(dev / "disk", 0, 6)
+    if devices:
+        os.mknod(dev / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(dev / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 70000))
+        (dev / "null").chmod(0o666)
+        os.chown(dev / "disk", 0, 6)
     if sockets:
         listener = socket.socket(socket.AF_UNIX)
         with at(dev):

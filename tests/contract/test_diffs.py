@@ -28,13 +28,13 @@ def _plain(listing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def base(driver: Driver) -> str:
+def base(driver: Driver, case: Case) -> str:
     driver.create("base", None, writable=False)
-    layers.fill(driver, "base", layers.BASE)
+    layers.fill(driver, "base", case.archive)
     return "base"
 
 
-def test_an_archive_becomes_files(driver: Driver) -> None:
+def test_an_archive_becomes_files(driver: Driver, case: Case) -> None:
     driver.create("one", None, writable=False)
     result = layers.fill(driver, "one", layers.BASE)
     root = Path(driver.mount("one"))
@@ -47,7 +47,7 @@ def test_an_archive_becomes_files(driver: Driver) -> None:
         "bin/doas": b"\x7fELF" * 500,
         "bin/sh": "su",
         "dev": "d",
-        "dev/null": "c",
+        **({} if case.rootless else {"dev/null": "c"}),  # in a user namespace nobody makes devices
         "dev/initctl": "p",
         "var": "d",
         "var/cache": "d",
@@ -177,9 +177,10 @@ def test_changes_and_diff_say_what_a_child_did(driver: Driver, base: str, case: 
     assert b"bin/su" not in names
     driver.create("replay", base, writable=False)
     assert _plain(trees.listing(driver.mount("replay"))) == before
+    driver.unmount("replay")
     layers.fill(driver, "replay", archive, parent=base)
     assert _plain(trees.listing(driver.mount("replay"))) == after
-    for id in ("child", "replay", "replay"):
+    for id in ("child", "replay"):
         driver.unmount(id)
 
 
@@ -213,10 +214,13 @@ def test_a_diff_with_a_parent_is_closed_in_a_later_second(driver: Driver, base: 
     assert int(time.time()) == began + 1
 
 
-def test_a_diff_against_other_maps_compares_what_the_container_sees(driver: Driver, base: str) -> None:
+def test_a_diff_against_other_maps_compares_what_the_container_sees(
+    driver: Driver, base: str, case: Case
+) -> None:
     driver.create("mapped", base, writable=True, mappings=MAPPED)
     driver.shift("mapped", IDMappings(), MAPPED)
-    assert driver.changes("mapped", base, MAPPED) == []
+    if case.faithful:
+        assert driver.changes("mapped", base, MAPPED) == []
     driver.create("child", "mapped", writable=True, mappings=MAPPED)
     assert all(str(change) != "C /etc/passwd" for change in driver.changes("child", base, MAPPED))
     assert any(str(change) == "C /etc/passwd" for change in driver.changes("child", base))

@@ -39,10 +39,19 @@ def test_a_layer_without_a_parent_is_an_empty_directory_of_the_mapped_root(drive
         driver.unmount(id)
 
 
+def _without(left_out: set[str], listing: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    return {
+        path: {name: fact for name, fact in facts.items() if name not in left_out}
+        for path, facts in listing.items()
+    }
+
+
 def test_a_child_starts_as_its_parent_and_goes_its_own_way(driver: Driver, case: Case) -> None:
     driver.create("base", None, writable=False)
     base = _at(driver, "base")
-    trees.plant(base)
+    trees.plant(base, devices=not case.rootless)
+    driver.unmount("base")  # a mount program may have written to its memory only so far
+    assert base == _at(driver, "base")
     before = trees.listing(base)
     driver.create("child", "base", writable=True)
     child = _at(driver, "child")
@@ -54,10 +63,8 @@ def test_a_child_starts_as_its_parent_and_goes_its_own_way(driver: Driver, case:
     (child / "etc" / "passwd").write_bytes(b"changed")
     (child / "new").touch()
     (child / "bin" / "sh").unlink()
-    assert trees.listing(base, atime=False) == {
-        path: {name: fact for name, fact in facts.items() if name != "atime"}
-        for path, facts in before.items()
-    }
+    left_out = {"atime"} if case.faithful else {"atime", "names"}  # it counts those that it knows
+    assert _without(left_out, trees.listing(base)) == _without(left_out, before)
     driver.create("grandchild", "child", writable=False)
     assert (_at(driver, "grandchild") / "etc" / "passwd").read_bytes() == b"changed"
     for id in ("base", "child", "grandchild"):
@@ -199,9 +206,9 @@ def test_usage_counts_bytes_of_files_and_inodes(driver: Driver) -> None:
     assert inodes - before[1] == 2
 
 
-def test_re_owning_a_fresh_layer(driver: Driver) -> None:
+def test_re_owning_a_fresh_layer(driver: Driver, case: Case) -> None:
     driver.create("base", None, writable=False)
-    layers.fill(driver, "base", layers.BASE)
+    layers.fill(driver, "base", case.archive)
     driver.create("mapped", "base", writable=True, mappings=MAPPED)
     driver.shift("mapped", IDENTITY, MAPPED)
     root = _at(driver, "mapped")

@@ -115,7 +115,8 @@ class DriverOptions(Value):
     `home` and `run_home` are `<graph root>/<name asked for>` and `<run root>/<the same>`. `image_store` is a root,
     not a home. `options` are the strings `key=value` of the configuration (`spec/config.md` 12), read by the driver
     itself. `durable` is off when the store was opened with durability "none": then nothing is ever synced.
-    `rootless` says that this process lacks the powers of the host's root (`spec/config.md` 2).
+    `rootless` says that this process lacks the powers of the host's root (`spec/config.md` 2). `shifting` is off
+    where the environment forbids mapping ids while mounting (`_CONTAINERS_OVERLAY_DISABLE_IDMAP`).
     """
 
     __slots__ = (
@@ -127,6 +128,7 @@ class DriverOptions(Value):
         "rootless",
         "run_home",
         "run_root",
+        "shifting",
     )
     __match_args__ = (
         "home",
@@ -137,6 +139,7 @@ class DriverOptions(Value):
         "options",
         "durable",
         "rootless",
+        "shifting",
     )
 
     home: str
@@ -147,6 +150,7 @@ class DriverOptions(Value):
     options: tuple[str, ...]
     durable: bool
     rootless: bool
+    shifting: bool
 
     def __init__(
         self,
@@ -158,9 +162,18 @@ class DriverOptions(Value):
         options: Iterable[str] = (),
         durable: bool = True,
         rootless: bool = False,
+        shifting: bool = True,
     ) -> None:
         self._fill(
-            home, run_home, graph_root, run_root, image_store or None, tuple(options), durable, rootless
+            home,
+            run_home,
+            graph_root,
+            run_root,
+            image_store or None,
+            tuple(options),
+            durable,
+            rootless,
+            shifting,
         )
 
 

@@ -19,7 +19,7 @@ from orlop.system.descent import Descent, open_unnoticed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -28,27 +28,33 @@ _NOT_HERE = (errno.ENOENT, errno.ENOTDIR)
 
 
 class DirectoryFiles(LayerFiles):
-    """The files below one or more directories of our own choosing; the first that has a name counts."""
+    """The files below one or more directories of our own choosing; the first that has a name counts.
+
+    The first directory is opened at once, another one when a name was found in none before it: there may be hundreds.
+    """
 
     def __init__(self, directories: Iterable[str]) -> None:
-        self._places: list[_Place] = []
-        try:
-            for directory in directories:
-                self._places.append(_Place(directory))
-        except BaseException:
-            self.close()
-            raise
+        first, *self._others = directories
+        self._places = [_Place(first)]
 
     def close(self) -> None:
         for place in self._places:
             place.close()
-        self._places = []
+        self._places, self._others = [], []
+
+    def _searched(self) -> Iterator[_Place]:
+        yield from self._places
+        while self._others:
+            place = _Place(self._others[0])
+            del self._others[0]
+            self._places.append(place)
+            yield place
 
     def open(self, name: bytes) -> int:
         if b"\0" in name:
             raise UnsafePath(f"{name!r} cannot be the name of a file", path=name)
         first: OSError | None = None
-        for place in self._places:
+        for place in self._searched():
             try:
                 return place.open(name)
             except OSError as error:

@@ -71,10 +71,10 @@ class NaiveDiff(Driver):
         root = self.mount(id, label=label, options=_READ_ONLY)
         try:
             if not parent:
-                whole = pack.pack_tree(root, mappings=mappings, on_skip=_log_skipped)
+                whole = pack.pack_tree(root, mappings=mappings, on_skip=log_skipped)
                 return PieceStream(whole, on_close=(lambda: self.unmount(id),))
             found = self._compared(root, parent, mappings, parent_mappings, label)
-            pieces = pack.pack_changes(root, found, mappings, on_skip=_log_skipped)
+            pieces = pack.pack_changes(root, found, mappings, on_skip=log_skipped)
             return PieceStream(pieces, on_close=(lambda: self.unmount(id), lambda: _wait_past(began)))
         except BaseException:
             self.unmount(id)
@@ -153,7 +153,7 @@ def _wait_past(began: float) -> None:
         time.sleep(left)
 
 
-def _log_skipped(path: bytes, error: Exception) -> None:
+def log_skipped(path: bytes, error: Exception) -> None:
     import logging
 
     logging.getLogger(__name__).warning("left %r out of the archive: %s", os.fsdecode(path), error)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _DRIVERS: dict[str, str | None] = {
     "aufs": None,
     "btrfs": None,
-    "overlay": None,
-    "overlay2": None,
+    "overlay": "orlop.drivers.overlay.driver.Overlay",
+    "overlay2": "orlop.drivers.overlay.driver.Overlay",
     "vfs": "orlop.drivers.vfs.VFS",
     "zfs": None,
 }
@@ -51,6 +51,7 @@ def open_driver(
     priority: Sequence[str] = (),
     durable: bool = True,
     rootless: bool = False,
+    shifting: bool = True,
 ) -> Driver:
     """The driver called `name`, or without a name the one that this graph root wants.
 
@@ -74,6 +75,7 @@ def open_driver(
             options=chosen,
             durable=durable,
             rootless=rootless,
+            shifting=shifting,
         )
         return _class_of(name, graph_root)(settings)
 

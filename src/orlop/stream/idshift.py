@@ -31,10 +31,14 @@ _NO_CAPABILITY = frozenset((errno.ENODATA, errno.ENOTSUP, errno.EOVERFLOW))
 _SETID = stat.S_ISUID | stat.S_ISGID
 
 
-def shift_tree(root: str, old: IDMappings, new: IDMappings, *, keep_fds: Sequence[int] = ()) -> None:
+def shift_tree(
+    root: str, old: IDMappings, new: IDMappings, *, relink: bool = False, keep_fds: Sequence[int] = ()
+) -> None:
     """Re-own what lies below the directory `root`: owners on disk are `old`'s, and become `new`'s.
 
-    An owner that `new` does not cover becomes `idmap.OVERFLOW_ID`. `keep_fds` stay open in the worker.
+    An owner that `new` does not cover becomes `idmap.OVERFLOW_ID`. `relink` is for fuse-overlayfs: it shows a split
+    file as one until it is mounted again, and a new link has the old owner, so every name is linked and re-owned.
+    `keep_fds` stay open in the worker.
 
     Raises:
         InvalidMappings: a file's owner is not covered by `old`, and is not the host's root.
@@ -44,17 +48,17 @@ def shift_tree(root: str, old: IDMappings, new: IDMappings, *, keep_fds: Sequenc
         return
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        arguments = (_plain(old), _plain(new))
+        arguments = (_plain(old), _plain(new), relink)
         with confine.start("orlop.stream.idshift:serve", arguments, root=fd, keep=keep_fds) as worker:
             worker.result()
     finally:
         os.close(fd)
 
 
-def serve(link: confine.Link, old: Plain, new: Plain) -> None:
+def serve(link: confine.Link, old: Plain, new: Plain, relink: bool) -> None:
     """The worker's part. It stands in the layer's root, and /proc is not there."""
     with Descent(".") as walk, Descent(".") as first:
-        _Shift(walk, first, _Owners(_mappings(old), _mappings(new))).run()
+        _Shift(walk, first, _Owners(_mappings(old), _mappings(new)), relink).run()
 
 
 class _Owners:
@@ -86,10 +90,11 @@ class _Owners:
 class _Shift:
     """One walk. `first` is a second descent, to where the first name of a file lies."""
 
-    def __init__(self, walk: Descent, first: Descent, owners: _Owners) -> None:
+    def __init__(self, walk: Descent, first: Descent, owners: _Owners, relink: bool) -> None:
         self.walk = walk
         self.first = first
         self.owners = owners
+        self.relink = relink
         self.path: list[bytes] = []
         # inode -> directory and name by which it was re-owned, and its owner since
         self.done: dict[tuple[int, int], tuple[list[bytes], bytes, tuple[int, int]]] = {}
@@ -136,8 +141,10 @@ class _Shift:
         if several:
             known = self.done.get((status.st_dev, status.st_ino))
             if known:
-                if known[2] != owner:
+                if self.relink or known[2] != owner:
                     self._link_again(name, known[0], known[1])
+                if self.relink:
+                    _give(name, mode, known[2])
                 return
         try:
             after = self.owners.after(*owner)
@@ -149,17 +156,22 @@ class _Shift:
             self.done[status.st_dev, status.st_ino] = (self.path.copy(), name, after)
         if after == owner:
             return
-        capability = b"" if stat.S_ISLNK(mode) else _capability(name)
-        os.chown(name, *after, follow_symlinks=False)
-        if mode & _SETID and not stat.S_ISLNK(mode):
-            os.chmod(name, stat.S_IMODE(mode))
-        if capability:
-            os.setxattr(name, _CAPABILITY, capability, follow_symlinks=False)
+        _give(name, mode, after)
 
     def _link_again(self, name: bytes, directory: list[bytes], other: bytes) -> None:
         self.first.go(directory)
         os.unlink(name)
         os.link(other, name, src_dir_fd=self.first.fd, dst_dir_fd=self.walk.fd, follow_symlinks=False)
+
+
+def _give(name: bytes, mode: int, owner: tuple[int, int]) -> None:
+    """Rule 2."""
+    capability = b"" if stat.S_ISLNK(mode) else _capability(name)
+    os.chown(name, *owner, follow_symlinks=False)
+    if mode & _SETID and not stat.S_ISLNK(mode):
+        os.chmod(name, stat.S_IMODE(mode))
+    if capability:
+        os.setxattr(name, _CAPABILITY, capability, follow_symlinks=False)
 
 
 def _capability(name: bytes) -> bytes:

@@ -1,0 +1,126 @@
+"""What a layer changed, read off its upper directory (`spec/archive.md` 6.2). (The tar of it: `stream.pack`.)
+
+The upper directory may be a running container's: everything is reached as `Descent` reaches it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from orlop.model.changes import ADDED, DELETED, MODIFIED, Change
+from orlop.stream.lowers import Lowers, is_whiteout
+from orlop.stream.unpack import Unpacker
+from orlop.system import xattrs
+from orlop.system.descent import DIRECTORY, GONE, Descent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orlop.formats.tarheader import Entry
+    from orlop.model.changes import Kind
+
+_SECOND = 1_000_000_000
+_SYMLINK = ord("2")
+
+
+def upper_changes(upper: str, lowers: Sequence[str], mark: str) -> list[Change]:
+    """The changes that an upper directory stands for, sorted by path.
+
+    A file in it was added or modified, even if it is now as it was. A directory that differs in nothing from the one
+    below it (it is there because something in it changed) is listed only if something in it was added or deleted.
+    `mark` is the attribute of opaque directories.
+    """
+    found = _Changes(mark)
+    with Descent(upper) as at, Lowers(lowers) as below:
+        levels = [(b"", iter(at.entries()))]
+        while levels:
+            prefix, entries = levels[-1]
+            for name, kind, _ in entries:
+                path = prefix + name
+                if kind == DIRECTORY and _entered(at, name):
+                    found.directory(path, at, below)
+                    levels.append((path + b"/", iter(at.entries())))
+                    break
+                try:
+                    status = os.lstat(name, dir_fd=at.fd)
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+                    continue
+                found.other(path, status, below)
+            else:
+                levels.pop()
+                if levels:
+                    at.leave()
+    found.changes.sort(key=lambda change: change.path)
+    return found.changes
+
+
+class _Changes:
+    def __init__(self, mark: str) -> None:
+        self.changes: list[Change] = []
+        self._mark = mark
+        self._listed: set[bytes] = {b""}
+
+    def directory(self, path: bytes, at: Descent, below: Lowers) -> None:
+        """`path` is the current directory of the descent."""
+        was = below.find(path)
+        if was is not None and xattrs.read(at.fd, self._is_mark).get(os.fsencode(self._mark)) == b"y":
+            self._note(path, DELETED)  # and what is in it now is new
+        elif was is None:
+            self._note(path, ADDED)
+        elif _differ(at.status, was):
+            self._note(path, MODIFIED)
+        else:
+            return
+        self._listed.add(path)
+
+    def other(self, path: bytes, status: os.stat_result, below: Lowers) -> None:
+        if is_whiteout(status):
+            self._note(path, DELETED)
+        else:
+            self._note(path, ADDED if below.find(path) is None else MODIFIED)
+
+    def _is_mark(self, name: str) -> bool:
+        return name == self._mark
+
+    def _note(self, path: bytes, kind: Kind) -> None:
+        if kind != MODIFIED:
+            above = path.rpartition(b"/")[0]
+            while above not in self._listed:
+                self._listed.add(above)
+                self.changes.append(Change(b"/" + above, MODIFIED))
+                above = above.rpartition(b"/")[0]
+        self.changes.append(Change(b"/" + path, kind))
+
+
+def _differ(now: os.stat_result, was: os.stat_result) -> bool:
+    if not stat.S_ISDIR(was.st_mode) or (now.st_mode, now.st_size) != (was.st_mode, was.st_size):
+        return True
+    if now.st_mtime_ns == was.st_mtime_ns:
+        return False
+    # A tar restores whole seconds, so a time without a fraction may have had one.
+    whole = not (now.st_mtime_ns % _SECOND and was.st_mtime_ns % _SECOND)
+    return not whole or now.st_mtime_ns // _SECOND != was.st_mtime_ns // _SECOND
+
+
+def _entered(at: Descent, name: bytes) -> bool:
+    """False if it is no directory any more."""
+    try:
+        at.enter(name)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    return True
+
+
+class UpperUnpacker(Unpacker):
+    """Unpacks into an upper directory, and counts as its disk usage is counted: symlinks by their text."""
+
+    def entry(self, e: Entry) -> None:
+        super().entry(e)
+        if e.type == _SYMLINK:
+            self._size += len(e.linkname)

@@ -1,0 +1,400 @@
+"""The overlay driver (`spec/drivers.md` 4): its parts put together into what the store asks of a driver.
+
+LIMIT: no composefs, no staging directories, no additional layer stores. Their names are reserved, and layers that
+need them are refused by name; nothing of them is touched.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.drivers import backing
+from orlop.drivers.api import SupportsFiles
+from orlop.drivers.naive import NaiveDiff, log_skipped
+from orlop.drivers.overlay import layout, options, probe, program
+from orlop.drivers.overlay.mounting import Mounter
+from orlop.errors import ConfigError, IncompatibleFilesystem, NotSupported, StorageError
+from orlop.model.idmap import IDENTITY
+from orlop.system import files, mounts, newmount, xattrs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orlop.drivers.api import DriverOptions, LayerFiles, SetAside
+    from orlop.model.changes import Change
+    from orlop.model.idmap import IDMappings
+    from orlop.stream.pieces import PieceStream
+    from orlop.stream.unpack import Unpacker
+
+_NOT_BELOW = frozenset((backing.AUFS, backing.ECRYPTFS, backing.OVERLAYFS))
+"""File systems that the kernel's overlay cannot have its upper directory on."""
+
+_MASK_FOR_NETWORK = 0o700
+_QUOTAS = frozenset(("size", "inodes"))
+
+
+class Overlay(NaiveDiff, SupportsFiles):
+    name = "overlay"
+    reserved_ids = layout.RESERVED
+
+    def __init__(self, settings: DriverOptions) -> None:
+        super().__init__(settings)
+        self._options = options.parse(settings.options)
+        self.ignore_chown_errors = self._options.ignore_chown_errors
+        self._magic = backing.magic_of(settings.graph_root)
+        self._layout = layout.Layout(
+            settings.home, settings.run_home, settings.image_store, self._options.image_stores
+        )
+        self._features = probe.Features(
+            settings.home, settings.run_home, self._options.mountopt, rootless=settings.rootless
+        )
+        self._mark = xattrs.OPAQUE_ROOTLESS if settings.rootless else xattrs.OPAQUE
+        self._begin()
+        self._mounter = Mounter(self._layout, self._options, self._features, rootless=settings.rootless)
+
+    # --- opening ----------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Make the directories, and see that overlay works here (`spec/drivers.md` 4.3)."""
+        for home in self._layout.own:
+            files.make_dirs(home)
+            files.make_dirs(f"{home}/l", 0o755)
+        files.make_dirs(self.options.run_home)
+        if os.geteuid() != 0:
+            return  # nothing can be mounted; layers can be looked at, as far as they may be read
+        chosen = self._options
+        if not chosen.mount_program:
+            refusal = self._refusal()
+            if refusal is not None:
+                chosen.mount_program = program.look_for(program.NAME)
+                if not chosen.mount_program:
+                    self._forget_home()
+                    raise refusal
+        if chosen.mount_program:
+            probe.keep_mount_program(self.home, True)
+            if self.options.rootless and chosen.force_mask is None and backing.is_network(self._magic):
+                _log("%s is on a network, whose owners are not ours: using force_mask 0700", self.home)
+                chosen.force_mask = _MASK_FOR_NETWORK
+        else:
+            # An unusable mount option shows here, not when the first container starts.
+            self._features.metacopy()
+        if not chosen.skip_mount_home:
+            newmount.bind_private(self.home)
+        if chosen.size_bytes or chosen.inodes:
+            found = backing.name_of(self._magic)
+            raise ConfigError(
+                f"quotas (size, inodes) need xfs, and {self.home} is on {found}"
+                if self._magic != backing.XFS
+                else "quotas (size, inodes) are not in this version",
+                peer="storage option overlay.size and overlay.inodes only supported for backingFS XFS. "
+                f"Found {found}",
+            )
+
+    def _refusal(self) -> StorageError | None:
+        """Why the kernel's overlay is not for this home; None if it is."""
+        if probe.needs_mount_program(self.home):
+            return NotSupported(
+                f"layers in {self.home} were made with a mount program, and there is no {program.NAME}"
+            )
+        network = self.options.rootless and backing.is_network(self._magic)
+        if self._magic in _NOT_BELOW or network:
+            name = backing.name_of(self._magic)
+            return IncompatibleFilesystem(
+                f"overlay on {name} needs a mount program, and there is no {program.NAME}",
+                peer=f"'overlay' is not supported over {name}, a mount_program is required: "
+                + IncompatibleFilesystem.peer,
+            )
+        try:
+            self._features.require_overlay()
+        except NotSupported as error:
+            return error
+        return None
+
+    def _forget_home(self) -> None:
+        """A driver that is not for this place leaves no home, which would be taken for data of its own."""
+        for path in (f"{self.home}/{probe.FLAG}", f"{self.home}/l", self.home):
+            try:
+                os.unlink(path) if path.endswith(probe.FLAG) else os.rmdir(path)
+            except OSError:
+                return
+
+    # --- making and unmaking ----------------------------------------------------------------------------------
+
+    def create(
+        self,
+        id: str,
+        parent: str | None,
+        *,
+        writable: bool,
+        mappings: IDMappings = IDENTITY,
+        label: str = "",
+        storage_opt: Mapping[str, str] | None = None,
+    ) -> None:
+        self.check_id(id)
+        self._refuse_quota(storage_opt or {}, writable)
+        if self._options.force_mask is not None and writable and not self._options.mount_program:
+            raise NotSupported(
+                "writable layers can have a force_mask only with a mount program, which shows the real owners",
+                peer="overlay: force_mask option for writeable layers is only supported with a mount_program",
+            )
+        owner = mappings.root() if mappings else None
+        self._layout.make(
+            id,
+            self._directory(parent) if parent else None,
+            writable=writable,
+            owner=owner,
+            force_mask=self._options.force_mask,
+        )
+
+    def _refuse_quota(self, wanted: Mapping[str, str], writable: bool) -> None:
+        if not wanted:
+            return
+        if writable:
+            raise NotSupported(
+                f"quotas of a single layer ({', '.join(wanted)}) need xfs with project quota",
+                peer="--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+            )
+        for key in sorted(_QUOTAS.intersection(wanted)):
+            raise NotSupported(
+                f"{key} is for writable layers",
+                peer=f"--storage-opt {key} is only supported for ReadWrite Layers",
+            )
+
+    def remove(self, id: str, set_aside: SetAside) -> None:
+        self.check_id(id)
+        for home in self._layout.own:
+            directory = f"{home}/{id}"
+            if os.path.lexists(directory):
+                link = self._layout.link_path(directory)
+                if link is not None:
+                    set_aside(link, f"{home}/tempdirs")
+                set_aside(directory, f"{home}/tempdirs")
+                return
+
+    def temp_roots(self) -> tuple[str, ...]:
+        return tuple([f"{home}/tempdirs" for home in self._layout.own])
+
+    # --- what is there ----------------------------------------------------------------------------------------
+
+    def _directory(self, id: str) -> str:
+        self.check_id(id)
+        return self._layout.directory(id)
+
+    def exists(self, id: str) -> bool:
+        self.check_id(id)
+        return self._layout.find(id) is not None
+
+    def ids(self) -> list[str]:
+        return self._layout.ids()
+
+    def usage(self, id: str) -> tuple[int, int]:
+        from orlop.stream import compare
+
+        return compare.usage(f"{self._directory(id)}/diff")
+
+    def additional_stores(self) -> tuple[str, ...]:
+        return tuple(self._options.image_stores)
+
+    def status(self) -> list[tuple[str, str]]:
+        features = self._features
+        by_program = bool(self._options.mount_program)
+        answers = (
+            ("Supports d_type", True),
+            ("Native Overlay Diff", not by_program and features.native_diff()),
+            ("Using metacopy", not by_program and features.metacopy()),
+            ("Supports shifting", self._shifts()),
+            ("Supports volatile", by_program or features.volatile()),
+        )
+        return [
+            ("Backing Filesystem", backing.name_of(self._magic)),
+            *[(key, "true" if answer else "false") for key, answer in answers],
+        ]
+
+    def metadata(self, id: str) -> dict[str, str]:
+        directory = self._directory(id)
+        found = {
+            "WorkDir": f"{directory}/work",
+            "MergedDir": f"{directory}/merged",
+            "UpperDir": f"{directory}/diff",
+        }
+        lowers = self._layout.lowers(directory)
+        if lowers:
+            found["LowerDir"] = ":".join(f"{lower.directory}/diff" for lower in lowers)
+        return found
+
+    # --- seeing the files -------------------------------------------------------------------------------------
+
+    def mount(
+        self,
+        id: str,
+        *,
+        label: str = "",
+        mappings: IDMappings = IDENTITY,
+        options: Sequence[str] = (),
+        volatile: bool = False,
+    ) -> str:
+        self.check_id(id)
+        return self._mounter.mount(id, label=label, mappings=mappings, options=options, volatile=volatile)
+
+    def unmount(self, id: str) -> None:
+        self.check_id(id)
+        self._mounter.unmount(id)
+
+    def files(self, id: str) -> LayerFiles:
+        from orlop.drivers.layerfiles import DirectoryFiles
+
+        directory = self._directory(id)
+        return DirectoryFiles([f"{directory}/diff", *self._below(directory)])
+
+    # --- archives in and out ----------------------------------------------------------------------------------
+
+    def _below(self, directory: str) -> list[str]:
+        """What lies below a layer's upper directory, nearest first."""
+        found = [f"{directory}/{name}" for name in layout.older_contents(directory)]
+        for lower in self._layout.lowers(directory):
+            found.append(f"{lower.directory}/diff")
+            found += [f"{lower.directory}/{name}" for name in layout.older_contents(lower.directory)]
+        return found
+
+    def _is_parent(self, directory: str, parent: str | None) -> bool:
+        """Whether the upper directory holds the difference to just this layer."""
+        if parent:
+            self.check_id(parent)
+        return self._layout.first_lower(directory) == (self._layout.find(parent) if parent else None)
+
+    def _reads_upper(self, directory: str, parent: str | None) -> bool:
+        return (
+            self._is_parent(directory, parent)
+            and not self._options.mount_program
+            and self._features.native_diff()
+        )
+
+    def unpacking(
+        self,
+        id: str,
+        parent: str | None,
+        *,
+        mappings: IDMappings = IDENTITY,
+        label: str = "",
+        keep_fds: Sequence[int] = (),
+    ) -> Unpacker:
+        directory = self._directory(id)
+        if not self._is_parent(directory, parent):
+            return super().unpacking(id, parent, mappings=mappings, label=label, keep_fds=keep_fds)
+        from orlop.drivers.overlay.diffing import UpperUnpacker
+
+        return UpperUnpacker(
+            f"{directory}/diff",
+            rules="tree",
+            mappings=mappings,
+            ignore_chown_errors=self.ignore_chown_errors,
+            in_userns=self.options.rootless,
+            whiteouts=None if self._options.mount_program else self._mark,
+            force_mask=self._options.force_mask,
+            keep_fds=keep_fds,
+        )
+
+    def diff(
+        self,
+        id: str,
+        parent: str | None,
+        mappings: IDMappings = IDENTITY,
+        parent_mappings: IDMappings = IDENTITY,
+        *,
+        label: str = "",
+    ) -> PieceStream:
+        directory = self._directory(id)
+        if not self._reads_upper(directory, parent):
+            return super().diff(id, parent, mappings, parent_mappings, label=label)
+        from orlop.stream import pack
+        from orlop.stream.pieces import PieceStream
+
+        return PieceStream(
+            pack.pack_tree(
+                f"{directory}/diff",
+                mappings=mappings,
+                whiteouts=self._mark,
+                lowers=self._below(directory),
+                on_skip=log_skipped,
+            )
+        )
+
+    def changes(
+        self,
+        id: str,
+        parent: str | None,
+        mappings: IDMappings = IDENTITY,
+        parent_mappings: IDMappings = IDENTITY,
+        *,
+        label: str = "",
+    ) -> list[Change]:
+        directory = self._directory(id)
+        if not self._reads_upper(directory, parent):
+            return super().changes(id, parent, mappings, parent_mappings, label=label)
+        from orlop.drivers.overlay import diffing
+
+        return diffing.upper_changes(f"{directory}/diff", self._below(directory), self._mark)
+
+    def diff_size(
+        self,
+        id: str,
+        parent: str | None,
+        mappings: IDMappings = IDENTITY,
+        parent_mappings: IDMappings = IDENTITY,
+        *,
+        label: str = "",
+    ) -> int:
+        if not self._is_parent(self._directory(id), parent):
+            return super().diff_size(id, parent, mappings, parent_mappings, label=label)
+        return self.usage(id)[0]
+
+    # --- owners -----------------------------------------------------------------------------------------------
+
+    def shift(self, id: str, old: IDMappings, new: IDMappings, *, label: str = "") -> None:
+        from orlop.drivers.overlay import reown
+        from orlop.stream import idshift
+
+        directory = self._directory(id)
+        owner = new.root()
+        root = self.mount(id, label=label)
+        try:
+            idshift.shift_tree(root, old, new, relink=bool(self._options.mount_program))
+        finally:
+            self.unmount(id)
+        reown.rotate(directory, owner, self._options.force_mask)
+
+    def supports_shifting(self, mappings: IDMappings) -> bool:
+        """Maps with gaps are applied on disk, as the peers up to 1.58 do it: they could not mount the layers else.
+
+        Nor is half a mapping applied by a mount: ids that nothing is said about would belong to nobody.
+        """
+        return bool(mappings.uids and mappings.gids) and mappings.is_contiguous() and self._shifts()
+
+    def _shifts(self) -> bool:
+        return self.options.shifting and (
+            bool(self._options.mount_program) or self._features.idmapped_lowers()
+        )
+
+    # --- durability and the end -------------------------------------------------------------------------------
+
+    def sync(self, id: str) -> None:
+        directory = self._directory(id)
+        if self.options.durable:
+            # One call for a layer's many files, its short name and its own name included.
+            files.sync_filesystem(os.path.dirname(directory))
+
+    def shutdown(self) -> None:
+        """Take the bind mount off the home; not while a peer has something in preparation there."""
+        try:
+            if os.listdir(f"{self.home}/staging"):
+                return
+        except FileNotFoundError:
+            pass
+        mounts.unmount(self.home)
+
+
+def _log(text: str, *arguments: object) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning(text, *arguments)

@@ -1,0 +1,391 @@
+"""Where the overlay driver keeps what (`spec/drivers.md` 4.1, 4.12, 4.15).
+
+    <home>/l/<short name>       symlink to ../<id>/diff: what names a layer in the `lower` file of its children
+    <home>/<id>/diff            what the layer changes; diff1, diff2, ... older content, after re-owning
+    <home>/<id>/link            the short name
+    <home>/<id>/lower           `l/<short name>` of every layer below, nearest first, with `:` between them
+    <home>/<id>/{work,merged}   for the kernel, and the mount point
+    <home>/<id>/empty           what a layer without a parent has below it
+
+The same in `<image store>/overlay` and in `<additional store>/overlay`, which are other homes.
+
+Rule 1: Only home and the image store are ever written to.
+Rule 2: Short name, then `link`, then `lower`: what a crash leaves is either complete or put right by `recover`.
+Rule 3: A short name is followed only where it leads to `../<id>/diff`; it was perhaps written by somebody else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from orlop.errors import BadRecords, DuplicateID, LimitExceeded, NotSupported
+from orlop.model.ids import is_component
+from orlop.system import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+RESERVED = frozenset(
+    ("l", "staging", "tempdirs", "backingFsBlockDev", "backingFsBlockDev.tmp", ".has-mount-program")
+)
+"""Names in a home that are no layers."""
+
+MAX_DEPTH = 500
+"""Layers below one; the kernel takes no more. The peers count the entries of `lower` when they mount."""
+
+_LOWER_LIMIT = 1 << 20
+_LINK_LENGTH = 26
+_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_OVERRIDE = "user.containers.override_stat"
+_NEW_ROOT = 0o555
+
+
+class Lower:
+    """One layer of somebody's `lower` file, found: the home that it lies in, its short name, its id."""
+
+    __slots__ = ("home", "id", "link")
+
+    def __init__(self, home: str, link: str, id: str) -> None:
+        self.home = home
+        self.link = link
+        self.id = id
+
+    @property
+    def directory(self) -> str:
+        return f"{self.home}/{self.id}"
+
+    def contents(self) -> list[str]:
+        """Its content, newest first, as paths relative to the home; short, for they may be many in one mount."""
+        return [f"l/{self.link}"] + [f"{self.id}/{name}" for name in older_contents(self.directory)]
+
+
+class Layout:
+    """The homes of one store. `homes` in the order in which layers are looked for; `own` are those we may change."""
+
+    def __init__(self, home: str, run_home: str, image_store: str | None, additional: list[str]) -> None:
+        self.home = home
+        self.run_home = run_home
+        self.image_home = f"{image_store}/overlay" if image_store else None
+        self.own = (home, self.image_home) if self.image_home else (home,)
+        self.homes = (*self.own, *[f"{store}/overlay" for store in additional])
+
+    # --- layers -----------------------------------------------------------------------------------------------
+
+    def find(self, id: str) -> str | None:
+        """The directory of a layer in the first home that has it."""
+        for home in self.homes:
+            directory = f"{home}/{id}"
+            if os.path.lexists(directory):
+                return directory
+        return None
+
+    def directory(self, id: str) -> str:
+        """The directory of a layer that can be worked with.
+
+        Raises:
+            FileNotFoundError: there is none.
+            NotSupported: its content is kept in a way that this version does not know.
+        """
+        found = self.find(id)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "the layer has no directory", f"{self.home}/{id}")
+        check_content(found)
+        return found
+
+    def ids(self) -> list[str]:
+        with os.scandir(self.home) as entries:
+            return [
+                entry.name
+                for entry in entries
+                if entry.name not in RESERVED and entry.is_dir(follow_symlinks=False)
+            ]
+
+    def make(
+        self,
+        id: str,
+        parent: str | None,
+        *,
+        writable: bool,
+        owner: tuple[int, int] | None,
+        force_mask: int | None = None,
+        prepare: Callable[[str], None] | None = None,
+    ) -> str:
+        """Make the directory of a new layer; nothing of it stays if that fails.
+
+        `parent` is a layer's directory. `owner` is the mapped root; None: as the parent has it. `prepare` is called
+        with the directory while it is empty.
+        """
+        mode = _NEW_ROOT
+        lower = None
+        if parent is not None:
+            found, mode = _owner_and_mode(f"{parent}/diff", force_mask is not None)
+            owner = owner or found
+            # Not the sticky or setgid bits, and never writable for others: so it comes out, with the usual umask,
+            # where the peers' umask has its say.
+            mode &= 0o755
+            lower = ":".join([f"l/{self.link_of(parent)}", *self.entries(parent)])
+        owner = owner or (0, 0)
+        home = self.home if writable else self.image_home or self.home
+        directory = f"{home}/{id}"
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            raise DuplicateID(f'layer "{id}" lies at {directory} already', id=id, path=directory) from None
+        link = None
+        try:
+            _settle(directory, 0o700, owner)
+            if prepare is not None:
+                prepare(directory)
+            make_content(f"{directory}/diff", mode, owner, force_mask)
+            link = _new_link(home, id)
+            _write_new(f"{directory}/link", link)
+            for name in ("work", "merged") if lower else ("work", "merged", "empty"):
+                os.mkdir(f"{directory}/{name}", 0o700)
+                _settle(f"{directory}/{name}", 0o700, owner)
+            if lower:
+                _write_new(f"{directory}/lower", lower)
+        except BaseException as error:
+            _undo(error, directory, f"{home}/l/{link}" if link else None)
+            raise
+        return directory
+
+    # --- names ------------------------------------------------------------------------------------------------
+
+    def link_of(self, directory: str) -> str:
+        """The short name of a layer, which is made good if it got lost."""
+        link = _read_link(directory)
+        if link is None:
+            self.recover()
+            link = _read_link(directory)
+            if link is None:
+                raise FileNotFoundError(errno.ENOENT, "the layer has no short name", f"{directory}/link")
+        return link
+
+    def entries(self, directory: str) -> list[str]:
+        """The entries of a layer's `lower` file: `l/<short name>` each."""
+        try:
+            text = files.read(f"{directory}/lower", limit=_LOWER_LIMIT).decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return []
+        entries = text.strip().split(":")
+        for entry in entries:
+            if entry[:2] != "l/" or not is_component(entry[2:]):
+                path = f"{directory}/lower"
+                raise BadRecords(f"{path} lists {entry[:80]!r}: wanted l/<short name>", path=path)
+        return entries
+
+    def lowers(self, directory: str) -> list[Lower]:
+        """The layers below one, nearest first.
+
+        Raises:
+            LimitExceeded: more than the kernel takes.
+            FileNotFoundError: one of them is nowhere, and was no lost short name either.
+            NotSupported: as `directory`.
+        """
+        entries = self.entries(directory)
+        if len(entries) > MAX_DEPTH:
+            raise LimitExceeded(
+                f"the layer at {directory} has {len(entries)} below it: at most {MAX_DEPTH} can be mounted",
+                peer="max depth exceeded",
+                depth=len(entries),
+            )
+        found = []
+        for entry in entries:
+            lower = self._resolve(entry[2:])
+            check_content(lower.directory)
+            found.append(lower)
+        return found
+
+    def first_lower(self, directory: str) -> str | None:
+        """The directory of the layer right below one."""
+        entries = self.entries(directory)
+        return self._resolve(entries[0][2:]).directory if entries else None
+
+    def _resolve(self, link: str) -> Lower:
+        found = self._look_for(link)
+        if found is None:
+            self.recover()
+            found = self._look_for(link)
+        if found is None:
+            raise FileNotFoundError(
+                errno.ENOENT, "no layer has this short name, in no store", f"{self.home}/l/{link}"
+            )
+        return found
+
+    def _look_for(self, link: str) -> Lower | None:
+        for home in self.homes:
+            try:
+                target = os.readlink(f"{home}/l/{link}")
+            except FileNotFoundError:
+                continue
+            id = _id_of(target)
+            if id is None:
+                path = f"{home}/l/{link}"
+                raise BadRecords(f"{path} leads to {target!r}: wanted ../<id>/diff", path=path)
+            return Lower(home, link, id)
+        return None
+
+    def recover(self) -> None:
+        """Make lost short names and `link` files again, at home.
+
+        What cannot be put right is logged, and matters only to the layers that need it: the peers have one stray
+        directory fail whatever needed a short name.
+        """
+        problems: list[str] = []
+        for id in self.ids():
+            link = _read_link(f"{self.home}/{id}")
+            if link is None:
+                continue  # perhaps the other way round, below
+            try:
+                os.symlink(f"../{id}/diff", f"{self.home}/l/{link}")
+            except FileExistsError:
+                pass
+        for name in os.listdir(f"{self.home}/l"):
+            path = f"{self.home}/l/{name}"
+            try:
+                target = os.readlink(path)
+                owner = _id_of(target)
+                if owner is None:
+                    os.unlink(path)
+                    problems.append(f"{path} led to {target!r}, and was removed")
+                elif _read_link(f"{self.home}/{owner}") is None and os.path.isdir(f"{self.home}/{owner}"):
+                    files.write_atomic(
+                        f"{self.home}/{owner}/link", os.fsencode(name), mode=0o644, durable=False
+                    )
+            except OSError as error:
+                problems.append(f"{path}: {error.strerror}")
+        import logging
+
+        log = logging.getLogger(__name__)
+        log.warning("a short name of %s was missing; those that could be told were made again", self.home)
+        for problem in problems:
+            log.warning("%s", problem)
+
+    def link_path(self, directory: str) -> str | None:
+        """The short name of a layer that is to go, as a path, if it is this layer's indeed."""
+        link = _read_link(directory)
+        if link is None:
+            return None
+        home, id = os.path.split(directory)
+        path = f"{home}/l/{link}"
+        try:
+            return path if os.readlink(path) == f"../{id}/diff" else None
+        except OSError:
+            return None
+
+
+# --- content ------------------------------------------------------------------------------------------------
+
+
+def check_content(directory: str) -> None:
+    """Refuse a layer whose content is not simply the files in its `diff`.
+
+    `diff` is a symlink where an additional layer store has the content, and holds files named by digest where
+    composefs has the names.
+    """
+    try:
+        status = os.lstat(f"{directory}/diff")
+    except FileNotFoundError as error:
+        error.strerror = "the layer has no content"
+        raise
+    if not stat.S_ISDIR(status.st_mode) or os.path.lexists(f"{directory}/composefs-data"):
+        how = "by composefs" if stat.S_ISDIR(status.st_mode) else "in an additional layer store"
+        raise NotSupported(
+            f"the content of the layer at {directory} is kept {how}, which this version cannot read",
+            path=directory,
+        )
+
+
+def older_contents(directory: str) -> list[str]:
+    """`diff1`, `diff2`, ... as far as there are any: content from before the layer was re-owned, newest first."""
+    return list(_older(directory))
+
+
+def _older(directory: str) -> Iterator[str]:
+    number = 1
+    while os.path.lexists(f"{directory}/diff{number}"):
+        yield f"diff{number}"
+        number += 1
+
+
+def make_content(path: str, mode: int, owner: tuple[int, int], force_mask: int | None) -> None:
+    """Make an empty `diff`. With a force mask the real owner and mode go to an attribute."""
+    os.mkdir(path, 0o700)
+    _settle(path, mode if force_mask is None else force_mask, owner)
+    if force_mask is not None:
+        override = f"{owner[0]}:{owner[1]}:{mode:04o}:dir"
+        os.setxattr(path, _OVERRIDE, override.encode(), follow_symlinks=False)
+
+
+def _owner_and_mode(path: str, overridden: bool) -> tuple[tuple[int, int], int]:
+    """Of a layer's root. The attribute counts only in a store with a force mask: else a container may have set it."""
+    status = os.lstat(path)
+    if overridden:
+        try:
+            uid, gid, mode = os.getxattr(path, _OVERRIDE, follow_symlinks=False).split(b":")[:3]
+            return (int(uid), int(gid)), int(mode, 8)
+        except (OSError, ValueError):
+            pass  # made before there was a force mask
+    return (status.st_uid, status.st_gid), stat.S_IMODE(status.st_mode)
+
+
+def _settle(path: str, mode: int, owner: tuple[int, int]) -> None:
+    """Owner and mode of a directory just made: not what umask, or a setgid directory above, made of them."""
+    os.chown(path, *owner, follow_symlinks=False)
+    os.chmod(path, mode)
+
+
+# --- short names --------------------------------------------------------------------------------------------
+
+
+def _new_link(home: str, id: str) -> str:
+    while True:
+        number = int.from_bytes(os.urandom(17), "big")
+        link = "".join([_BASE32[number >> 5 * place & 31] for place in range(_LINK_LENGTH)])
+        path = f"{home}/l/{link}"
+        try:
+            os.symlink(f"../{id}/diff", path)
+            return link
+        except FileExistsError:
+            continue  # a name that is in use is never taken over
+        except FileNotFoundError:
+            os.mkdir(f"{home}/l", 0o755)
+
+
+def _read_link(directory: str) -> str | None:
+    """The content of a `link` file; None if there is none, or nothing that could be a name."""
+    try:
+        link = files.read(f"{directory}/link", limit=256).decode("utf-8", "surrogateescape")
+    except (OSError, LimitExceeded):
+        return None
+    return link if is_component(link) else None
+
+
+def _id_of(target: str) -> str | None:
+    """The id in `../<id>/diff`."""
+    up, _, rest = target.partition("/")
+    id, _, diff = rest.partition("/")
+    return id if up == ".." and diff == "diff" and is_component(id) else None
+
+
+def _write_new(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        data = os.fsencode(text)
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fchmod(fd, 0o644)
+    finally:
+        os.close(fd)
+
+
+def _undo(error: BaseException, directory: str, link: str | None) -> None:
+    try:
+        if link is not None:
+            os.unlink(link)
+        files.remove_tree(directory)
+    except OSError as left:
+        error.add_note(f"what was made of it could not be removed: {left}")

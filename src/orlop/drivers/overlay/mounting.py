@@ -1,0 +1,295 @@
+"""Making layers visible, and undoing it (`spec/drivers.md` 1.2, 4.6 to 4.8).
+
+Rule 1: A layer of home is mounted on `<id>/merged`. One that lies elsewhere is mounted read-only, in the run home:
+        nothing is ever made in another store.
+Rule 2: A mount that fails leaves no mount and no count.
+Rule 3: Unmounting puts a new, empty `merged` in the place of the old one. Another mount namespace may still have
+        the layer mounted on the old one, and would keep it from being removed.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+from orlop.drivers.overlay import layout, program
+from orlop.model.idmap import IDENTITY
+from orlop.system import files, mounts, overlayfs, userns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orlop.drivers.overlay.layout import Layout, Lower
+    from orlop.drivers.overlay.options import OverlayOptions
+    from orlop.drivers.overlay.probe import Features
+    from orlop.model.idmap import IDMappings
+
+_METACOPY = "metacopy=on"
+
+
+class Counter:
+    """How often this process mounted what, as far as it is still so."""
+
+    def __init__(self, is_mounted: Callable[[str], bool]) -> None:
+        self._is_mounted = is_mounted
+        self._counts: dict[str, int] = {}
+        self._lock = _thread.allocate_lock()
+
+    def add(self, point: str, change: int) -> int:
+        """The new count. What somebody else mounted counts once; what he unmounted counts no more."""
+        with self._lock:
+            mounted = self._is_mounted(point)
+            count = self._counts.get(point)
+            if count is None:
+                count = 1 if mounted else 0
+            elif not mounted:
+                count = 0
+            count += change
+            if count > 0:
+                self._counts[point] = count
+            else:
+                self._counts.pop(point, None)
+            return count
+
+
+class Mounter:
+    """Mounts the layers of one home."""
+
+    def __init__(
+        self, layout: Layout, options: OverlayOptions, features: Features, *, rootless: bool
+    ) -> None:
+        self._layout = layout
+        self._options = options
+        self._features = features
+        self._rootless = rootless
+        self._counter = Counter(overlayfs.is_fuse if options.mount_program else overlayfs.is_overlay)
+
+    def mount(
+        self,
+        id: str,
+        *,
+        label: str = "",
+        mappings: IDMappings = IDENTITY,
+        options: Sequence[str] = (),
+        volatile: bool = False,
+    ) -> str:
+        """Mount a layer, or count one more mount of it; the mount point.
+
+        `mappings` are applied to the lower layers; what the layer itself holds has the host's ids already.
+        """
+        directory = self._layout.directory(id)
+        point = self._point(directory, id)
+        _make_point(point, mappings.root())
+        if self._counter.add(point, 1) > 1:
+            return point
+        try:
+            self._mount(directory, point, label, mappings, self._words(options), volatile)
+        except BaseException:
+            self._counter.add(point, -1)
+            raise
+        return point
+
+    def unmount(self, id: str) -> None:
+        """Undo one `mount`. Unmounting what is not mounted is fine."""
+        directory = self._layout.find(id)
+        if directory is None:
+            raise FileNotFoundError(2, "the layer has no directory", f"{self._layout.home}/{id}")
+        point = self._point(directory, id)
+        if self._counter.add(point, -1) > 0:
+            return
+        _detach_leaked(f"{directory}/mapped")
+        try:
+            if self._options.mount_program:
+                program.unmount(point)
+            else:
+                mounts.unmount(point)
+        except FileNotFoundError:
+            pass
+        if point.startswith(directory):
+            _renew(point)
+        else:
+            _remove_point(point)
+
+    def _point(self, directory: str, id: str) -> str:
+        at_home = os.path.dirname(directory) == self._layout.home
+        return f"{directory}/merged" if at_home else f"{self._layout.run_home}/{id}/merged"
+
+    # --- options ----------------------------------------------------------------------------------------------
+
+    def _words(self, given: Sequence[str]) -> list[str]:
+        """The mount options: those given, or else those configured.
+
+        Without `metacopy=on` the kernel does not follow what it wrote with it, so that one is kept; and where it
+        does not work it is left out.
+        """
+        configured = self._options.mount_options
+        words = list(given) or configured
+        if _METACOPY in configured or _METACOPY in words:
+            works = not self._options.mount_program and self._features.metacopy()
+            if not works:
+                words = [word for word in words if word != _METACOPY]
+            elif _METACOPY in configured and _METACOPY not in words:
+                words = [*words, _METACOPY]
+        return words
+
+    def _mount(
+        self, directory: str, point: str, label: str, mappings: IDMappings, words: list[str], volatile: bool
+    ) -> None:
+        lowers = self._layout.lowers(directory)
+        writable = "ro" not in words and point.startswith(directory)
+        mount_program = self._options.mount_program
+        if not mount_program and self._rootless:
+            words = [*words, "userxattr"]
+        if volatile and "volatile" not in words and (mount_program or self._features.volatile()):
+            words = [*words, "volatile"]
+        flags, text = mounts.split_options(",".join(words))
+        data = text.split(",") if text else []
+        upper, work = f"{directory}/diff", f"{directory}/work"
+        if mappings and writable:
+            _own(upper, mappings.root())
+        if writable and os.path.lexists(f"{work}/work/incompat/volatile"):
+            # The kernel refuses to go on where it was not told to write everything; we were.
+            files.remove_tree(f"{work}/work/incompat/volatile")
+        if mount_program:
+            below = _paths(directory, lowers)
+            program.mount(
+                mount_program,
+                point,
+                home=self._layout.home,
+                lowers=below if writable else [upper, *below],
+                upper=upper if writable else None,
+                work=work if writable else None,
+                data=data,
+                mappings=mappings,
+                force_mask=self._options.force_mask is not None,
+                label=label,
+            )
+            return
+        with _Below(directory, lowers, mappings) as below_it:
+            overlayfs.mount(
+                point,
+                lowers=below_it.layers if writable else [upper, *below_it.layers],
+                upper=upper if writable else None,
+                work=work if writable else None,
+                flags=flags,
+                data=data,
+                label=label,
+                home=self._layout.home,
+                detached=below_it.detached,
+            )
+
+
+# --- what lies below ----------------------------------------------------------------------------------------
+
+
+def _contents(directory: str, lowers: Sequence[Lower]) -> list[tuple[str, str]]:
+    """(home, path in it) of all that lies below a layer's upper directory, nearest first."""
+    home, id = os.path.split(directory)
+    found = [(home, f"{id}/{name}") for name in layout.older_contents(directory)]
+    for lower in lowers:
+        found += [(lower.home, path) for path in lower.contents()]
+    return found or [(home, f"{id}/empty")]
+
+
+def _paths(directory: str, lowers: Sequence[Lower]) -> list[str]:
+    return [f"{home}/{path}" for home, path in _contents(directory, lowers)]
+
+
+class _Below:
+    """A block with the lower layers of a mount: paths, or with `mappings` handles on id-mapped views of the homes.
+
+    Overlay keeps references of its own, so the views end with the block.
+    """
+
+    def __init__(self, directory: str, lowers: Sequence[Lower], mappings: IDMappings) -> None:
+        self._directory = directory
+        self._lowers = lowers
+        self._mappings = mappings
+        self._open: list[int] = []
+        self.layers: list[str | int] = []
+        self.detached: list[tuple[int, str]] = []
+
+    def __enter__(self) -> _Below:
+        if not self._mappings:
+            self.layers += _paths(self._directory, self._lowers)
+            return self
+        from orlop.system import newmount
+
+        views: dict[str, int] = {}
+        try:
+            with userns.namespace_for(self._mappings) as names:
+                for home, path in _contents(self._directory, self._lowers):
+                    if home not in views:
+                        views[home] = newmount.idmapped(home, names.fd)
+                        self._open.append(views[home])
+                        # Where they hang in the meantime on kernels that want them to; peers clean up there.
+                        self.detached.append((views[home], f"{self._directory}/mapped/{len(self.detached)}"))
+                    layer = os.open(path, newmount.DIRECTORY, dir_fd=views[home])
+                    self._open.append(layer)
+                    self.layers.append(layer)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._open:
+            os.close(fd)
+        self._open.clear()
+
+
+# --- mount points -------------------------------------------------------------------------------------------
+
+
+def _make_point(point: str, owner: tuple[int, int]) -> None:
+    if os.path.lexists(point):
+        return
+    files.make_dirs(os.path.dirname(point))
+    os.mkdir(point, 0o700)
+    os.chown(point, *owner, follow_symlinks=False)
+
+
+def _renew(point: str) -> None:
+    """Rule 3."""
+    try:
+        status = os.lstat(point)
+    except FileNotFoundError:
+        return
+    new = f"{os.path.dirname(point)}/merged.1"
+    try:
+        os.mkdir(new, 0o700)
+    except FileExistsError:
+        pass  # of somebody who was interrupted
+    os.chown(new, status.st_uid, status.st_gid, follow_symlinks=False)
+    os.rename(new, point)
+
+
+def _remove_point(point: str) -> None:
+    """A mount point in the run home, and the directory made for it."""
+    for path in (point, os.path.dirname(point)):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            continue
+
+
+def _detach_leaked(directory: str) -> None:
+    """Id-mapped views that hang on directories until a mount is made, and stay if whoever made it died."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        mounts.unmount(f"{directory}/{name}")
+
+
+def _own(path: str, owner: tuple[int, int]) -> None:
+    """The root of what a container sees is its root's: lower layers are mapped, the upper one is not."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if (status.st_uid, status.st_gid) != owner:
+            os.fchown(fd, *owner)
+    finally:
+        os.close(fd)

@@ -1,0 +1,96 @@
+"""Mounting by a program, such as fuse-overlayfs, instead of the kernel (`spec/drivers.md` 4.6, 4.7).
+
+It takes one text of options and no flags: what is a flag (`ro`, `nodev`) is not passed on, read-only is said by
+giving no upper directory. Ids are mapped by the program.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.errors import NotSupported
+from orlop.system import files, mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orlop.model.idmap import IDMap, IDMappings
+
+NAME = "fuse-overlayfs"
+_UNMOUNTERS = ("fusermount3", "fusermount")
+_SPECIAL = frozenset(':,\\"')
+
+
+def look_for(name: str) -> str:
+    """The path of a program, searched for as a shell would; "" if there is none."""
+    for directory in os.get_exec_path():
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return ""
+
+
+def mount(
+    program: str,
+    point: str,
+    *,
+    home: str,
+    lowers: Sequence[str],
+    upper: str | None,
+    work: str | None,
+    data: Sequence[str],
+    mappings: IDMappings,
+    force_mask: bool,
+    label: str,
+) -> None:
+    """Run the program. `OSError` with what it had to say if it fails."""
+    for path in (*lowers, *filter(None, (upper, work))):
+        if not _SPECIAL.isdisjoint(path):
+            raise NotSupported(
+                f"{program} cannot be told about {path!r}: the name has a `:`, `,` or quote", path=path
+            )
+    words = ["lowerdir=" + ":".join(lowers)]
+    if upper and work:
+        words += [f"upperdir={upper}", f"workdir={work}"]
+    words += data
+    words += _mapping("uid", mappings.uids) + _mapping("gid", mappings.gids)
+    if force_mask:
+        words.append("xattr_permissions=2")
+    if label:
+        words.append(f'context="{label}"')
+    # The words may be longer than one argument can be only with some 700 layers, which the depth forbids.
+    _run([program, "-o", ",".join(words), point], directory=home)
+
+
+def _mapping(kind: str, maps: tuple[IDMap, ...]) -> list[str]:
+    if len(maps) == 1 and maps[0].size == 1:
+        return [f"squash_to_{kind}={maps[0].host_id}"]
+    text = "".join(f":{m.container_id}:{m.host_id}:{m.size}" for m in maps)
+    return [f"{kind}mapping={text}"] if text else []
+
+
+def unmount(point: str) -> None:
+    """Ask the program to go; if it cannot be asked, see that it has written everything, and detach the mount."""
+    for name in _UNMOUNTERS:
+        path = look_for(name)
+        if path:
+            try:
+                _run([path, "-u", point])
+                return
+            except OSError:
+                continue  # not mounted, or not by us: the next, or the kernel, will tell
+    try:
+        files.sync_filesystem(point)
+    except OSError:
+        pass  # its program died (ENOTCONN); what it had not written is lost
+    mounts.unmount(point)
+
+
+def _run(argv: list[str], *, directory: str | None = None) -> None:
+    import subprocess
+
+    done = subprocess.run(argv, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip() or f"exit status {done.returncode}"
+        raise OSError(None, f"{argv[0]} failed: {said}")
