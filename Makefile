@@ -19,6 +19,7 @@ PIP := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check -
 
 N ?=
 ONLY ?=
+DRIVER ?=
 ARCHIVE ?=
 T ?=
 
@@ -48,8 +49,8 @@ format: $(DEV)  ## put the source into its format, mend what can be mended
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-bench: $(RUN)  ## orlop beside containers-storage, half an hour (N=repeats, ONLY="words of the rows")
-	@$(BIN)/python bench/run.py $(if $(N),--repeats $(N)) $(if $(ONLY),--only "$(ONLY)")
+bench: $(RUN)  ## orlop beside containers-storage, half an hour (N=repeats, ONLY="words of rows", DRIVER=overlay)
+	@$(BIN)/python bench/run.py $(if $(N),--repeats $(N)) $(if $(ONLY),--only "$(ONLY)") $(if $(DRIVER),--driver $(DRIVER))
 
 deep-%: $(DEV)  ## a long suite by name, for example deep-crash (N=amount)
 	@files=$$(grep -ls 'mark\.deep' tests/*/*$*.py tests/*/*$*_*.py tests/$*/*.py 2>/dev/null | sort -u)
