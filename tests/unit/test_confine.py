@@ -410,7 +410,7 @@ def test_an_unlocked_parent_does_not_unlock_its_worker(tmp_path: Path, method: s
 
 
 def test_a_process_without_standard_streams_can_have_workers() -> None:
-    """A daemon that closed 0, 1 and 2 gets its pipes under those numbers, which a worker replaces."""
+    """A daemon that closed 0, 1 and 2 gets its pipes and files under those numbers, which a worker replaces."""
     script = textwrap.dedent("""
         import os, sys
         sys.path[:] = {path!r}
@@ -423,9 +423,15 @@ def test_a_process_without_standard_streams_can_have_workers() -> None:
                 worker.send(b"x")
                 assert worker.notes(wait=True) == [b"x"]
                 os.write(out, worker.result()[0].encode())
+            fd = os.open("/", os.O_RDONLY)
+            assert fd < 3
+            with confine.start("confined:state", lend=(fd,), method=method) as worker:
+                assert worker.result()["lent"][0] > 2
+            os.close(fd)
+            os.write(out, b",")
     """).format(path=[e for e in sys.path if os.path.isabs(e)])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert done.stdout == b"forkspawn"
+    assert done.stdout == b"fork,spawn,"
 
 
 def test_a_process_without_descriptors_left_fails_cleanly(start: Start) -> None:
