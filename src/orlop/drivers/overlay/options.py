@@ -103,14 +103,15 @@ def _layer_stores(found: OverlayOptions, option: Option) -> None:
     for text in filter(None, option.value.split(",")):
         path, *flags = text.split(":")
         for number, flag in enumerate(flags):
-            if flag != "ref" or number:
-                what = 'contains "ref" option twice' if flag == "ref" else f'contains unknown option "{flag}"'
-                peer = f'overlay: additionallayerstore config "{text}" {what}'
-                raise ConfigError(
-                    f'additional layer store "{text}" {what}: wanted path[:ref]',
-                    peer=peer,
-                    option=option.given,
-                )
+            if flag != "ref":
+                peer = f'overlay: additionallayerstore config "{path}" contains unknown option "{flag}"'
+            elif number:
+                peer = f'overlay: additionallayerstore config of "{path}" contains "ref" option twice'
+            else:
+                continue
+            raise ConfigError(
+                f'additional layer store "{text}": wanted path[:ref]', peer=peer, option=option.given
+            )
         paths.append(path)
     if _directories(paths, "additionallayerstore path", "additionallayerstore dir"):
         raise _not_yet("additional layer stores", option)
