@@ -26,3 +26,8 @@ def is_rootless() -> bool:
     from orlop.system import userns
 
     return userns.identity(os.environ).rootless
+
+
+def may_shift() -> bool:
+    """Whether ids may be mapped while mounting: _CONTAINERS_OVERLAY_DISABLE_IDMAP=yes says no."""
+    return os.environ.get("_CONTAINERS_OVERLAY_DISABLE_IDMAP") != "yes"

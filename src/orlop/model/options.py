@@ -25,6 +25,7 @@ class StoreOptions(Value):
         mappings: id maps of layers that have no parent to inherit them from.
         durable: whether an acknowledged change survives power loss.
         rootless: this process lacks the powers of the machine's root.
+        shifting: drivers may map ids while mounting, if they can.
         lock_timeout: seconds to wait for a lock before `LockTimeout`; None waits for ever.
     """
 
@@ -39,6 +40,7 @@ class StoreOptions(Value):
         "mappings",
         "rootless",
         "run_root",
+        "shifting",
         "transient",
     )
     __match_args__ = (
@@ -53,6 +55,7 @@ class StoreOptions(Value):
         "durable",
         "lock_timeout",
         "rootless",
+        "shifting",
     )
 
     graph_root: str
@@ -66,6 +69,7 @@ class StoreOptions(Value):
     durable: bool
     lock_timeout: float | None
     rootless: bool
+    shifting: bool
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class StoreOptions(Value):
         durable: bool = True,
         lock_timeout: float | None = None,
         rootless: bool = False,
+        shifting: bool = True,
     ) -> None:
         self._fill(
             graph_root,
@@ -94,4 +99,5 @@ class StoreOptions(Value):
             durable,
             lock_timeout,
             rootless,
+            shifting,
         )

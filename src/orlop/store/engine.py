@@ -84,6 +84,7 @@ class Engine:
                 priority=options.driver_priority,
                 durable=options.durable,
                 rootless=options.rootless,
+                shifting=options.shifting,
             )
             if self._driver is not None and driver.name != self._driver.name:
                 raise ConfigError(

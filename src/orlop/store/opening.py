@@ -84,6 +84,7 @@ def open_store(
             durable=_is_durable(durability or (given[-1] if given else None)),
             lock_timeout=lock_timeout,
             rootless=environment.is_rootless(),
+            shifting=environment.may_shift(),
         )
     )
 
