@@ -83,7 +83,9 @@ def _fails(scratch: Path, template: Path, operation: str, points: list[tuple[str
     for number, (call, n) in enumerate(points):
         base = kill._copied(template, scratch / "failed")
         error = ERRORS[number % len(ERRORS)]
-        lasting = f"{n}+" if number % 3 == 0 and call not in ("write", "openat", "fcntl", "ioctl") else str(n)
+        # A call that is interrupted for ever is tried for ever, and a program that cannot write cannot speak.
+        lasts = number % 3 == 0 and error != "EINTR" and call not in ("write", "openat", "fcntl", "ioctl")
+        lasting = f"{n}+" if lasts else str(n)
         inject = f"inject={call}:error={error}:when={lasting}"
         done = kill._straced(["-o", "/dev/null", "-e", f"trace={call}", "-e", inject], base, operation)
         where = f"{operation}, {error} from {call} number {lasting}"
