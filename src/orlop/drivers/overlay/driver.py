@@ -113,11 +113,13 @@ class Overlay(NaiveDiff, SupportsFiles):
 
     def _forget_home(self) -> None:
         """A driver that is not for this place leaves no home, which would be taken for data of its own."""
-        for path in (f"{self.home}/{probe.FLAG}", f"{self.home}/l", self.home):
-            try:
-                os.unlink(path) if path.endswith(probe.FLAG) else os.rmdir(path)
-            except OSError:
-                return
+        try:
+            os.rmdir(f"{self.home}/l")
+            if os.listdir(self.home) == [probe.FLAG]:
+                os.unlink(f"{self.home}/{probe.FLAG}")
+            os.rmdir(self.home)
+        except OSError:
+            return  # there are layers
 
     # --- making and unmaking ----------------------------------------------------------------------------------
 
@@ -391,7 +393,10 @@ class Overlay(NaiveDiff, SupportsFiles):
                 return
         except FileNotFoundError:
             pass
-        mounts.unmount(self.home)
+        try:
+            mounts.unmount(self.home)
+        except FileNotFoundError:
+            pass  # the disk that it was on is gone
 
 
 def _log(text: str, *arguments: object) -> None:
