@@ -46,8 +46,7 @@ def hold(graph: Path | str, run: Path | str, driver: str = "vfs", *, litter: boo
     ids = [layer["id"] for layer in layers]
     if len(set(ids)) != len(ids):
         wrong.append("two layer records have one id")
-    home = graph / driver / "dir"
-    stored = {entry.name for entry in os.scandir(home)} if home.exists() else set()
+    stored = set(_stored(graph, driver))
     wrong += [f"I1 layer {id} has a record, and no directory" for id in ids if id not in stored]
     wrong += [f"I1 directory {id} has no record" for id in sorted(stored - set(ids))]
     parents = {layer["id"]: layer.get("parent", "") for layer in layers}
@@ -80,7 +79,7 @@ def hold(graph: Path | str, run: Path | str, driver: str = "vfs", *, litter: boo
             wrong += _data(graph / f"{driver}-{kind}" / record["id"], record)
     layer_directory = graph / f"{driver}-layers"
     for layer in layers:
-        wrong += _content(layer_directory, home / layer["id"], layer)
+        wrong += _content(layer_directory, _trees(graph, driver, layer["id"]), layer)
         for key in layer.get("big-data-names", ()):
             if not (layer_directory / layer["id"] / _file(key)).exists():
                 wrong.append(f"I5 layer {layer['id']} has no data item {key}")
@@ -123,7 +122,26 @@ def _data(directory: Path, record: dict[str, Any]) -> list[str]:
     return wrong
 
 
-def _content(directory: Path, root: Path, layer: dict[str, Any]) -> list[str]:
+def _stored(graph: Path, driver: str) -> list[str]:
+    """The layers that lie in the driver's home."""
+    home = graph / "vfs" / "dir" if driver == "vfs" else graph / driver
+    if not home.exists():
+        return []
+    own = {"l", "staging", "tempdirs"} if driver == "overlay" else set()
+    return [e.name for e in os.scandir(home) if e.is_dir(follow_symlinks=False) and e.name not in own]
+
+
+def _trees(graph: Path, driver: str, id: str) -> list[Path]:
+    """Where the files of a layer are looked up: its own tree, then those below."""
+    if driver == "vfs":
+        return [graph / "vfs" / "dir" / id]
+    home = graph / driver
+    lower = home / id / "lower"
+    links = lower.read_text().split(":") if lower.exists() else []
+    return [home / id / "diff", *(home / link for link in links)]
+
+
+def _content(directory: Path, trees: list[Path], layer: dict[str, Any]) -> list[str]:
     """I6: the tar put together from tar-split and files has the recorded digest."""
     path = directory / f"{layer['id']}.tar-split.gz"
     if not layer.get("diff-digest"):
@@ -140,7 +158,8 @@ def _content(directory: Path, root: Path, layer: dict[str, Any]) -> list[str]:
                 elif entry.get("size"):
                     raw = entry.get("name_raw")
                     name = b64decode(raw) if raw else entry["name"].encode()
-                    data = Path(os.fsdecode(os.path.join(os.fsencode(root), name.lstrip(b"/")))).read_bytes()
+                    places = [tree / os.fsdecode(name.lstrip(b"/")) for tree in trees]
+                    data = next((p for p in places if p.exists()), places[0]).read_bytes()
                 else:
                     continue
                 digest.update(data)

@@ -10,7 +10,7 @@ import orlop
 import peers
 from tarballs import Open
 
-DRIVERS = ["vfs"]
+DRIVERS = ["vfs", "overlay"]
 
 
 @pytest.fixture(params=DRIVERS)

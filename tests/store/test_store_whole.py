@@ -17,17 +17,17 @@ from tarballs import Open, tar
 def journey(store: orlop.Store) -> orlop.Container:
     layer = store.layers.put(tar("etc/", ("etc/motd", b"ahoy\n"), ("etc/gone", b"x")), names=["l"])
     image = store.images.create(layer=layer.id, names=["i"])
-    return store.containers.create(image=image.id, names=["c"])
+    return store.containers.create(image=image.id, names=["box"])
 
 
 def test_references_of_any_kind(store: orlop.Store, other: orlop.Store) -> None:
     """Layers first, then images, then containers."""
     box = journey(store)
-    assert other.lookup("c") == box.id
+    assert other.lookup("box") == box.id
     assert other.lookup("i") == store.images["i"].id
-    assert all(other.exists(ref) for ref in ("l", "i", "c"))
+    assert all(other.exists(ref) for ref in ("l", "i", "box"))
     assert not other.exists("nobody")
-    for ref in ("l", "i", "c"):
+    for ref in ("l", "i", "box"):
         assert other.set_names(ref, [ref, ref + "2"]) == (ref, ref + "2")
         assert store.names(ref + "2") == (ref, ref + "2")
         assert other.remove_names(ref, [ref + "2"]) == (ref,)
@@ -46,7 +46,7 @@ def test_references_of_any_kind(store: orlop.Store, other: orlop.Store) -> None:
 
 def test_what_a_container_changes_is_listed_and_exported(store: orlop.Store, other: orlop.Store) -> None:
     box = journey(store)
-    with store.mounted("c") as root:
+    with store.mounted("box") as root:
         (root / "etc/motd").write_text("changed\n")
         (root / "etc/gone").unlink()
         (root / "new").mkdir()
@@ -113,26 +113,26 @@ def test_applying_a_diff_replaces_the_facts(store: orlop.Store, other: orlop.Sto
 
 def test_mounts_are_counted_for_everybody(store: orlop.Store, other: orlop.Store) -> None:
     box = journey(store)
-    path = store.mount("c")
+    path = store.mount("box")
     assert os.path.isabs(path)
     assert other.mount(box.layer[:20]) == path
-    assert store.mount_count("c") == other.mount_count(box.layer) == 2
+    assert store.mount_count("box") == other.mount_count(box.layer) == 2
     assert other.layers[box.layer].mount_point == path
-    assert store.unmount("c") is True
-    assert other.unmount("c") is False
-    assert store.mount_count("c") == 0
-    assert store.unmount("c") is False  # unmounting what is not mounted is fine
-    store.mount("c")
-    store.mount("c")
-    assert other.unmount("c", force=True) is False
+    assert store.unmount("box") is True
+    assert other.unmount("box") is False
+    assert store.mount_count("box") == 0
+    assert store.unmount("box") is False  # unmounting what is not mounted is fine
+    store.mount("box")
+    store.mount("box")
+    assert other.unmount("box", force=True) is False
     for call in (store.mount, store.unmount, store.mount_count):
         with pytest.raises(errors.LayerUnknown):
             call("i")
     with pytest.raises(RuntimeError, match="inside"):
-        with store.mounted("c") as root:
+        with store.mounted("box") as root:
             assert root.is_dir()
             raise RuntimeError("inside")
-    assert other.mount_count("c") == 0
+    assert other.mount_count("box") == 0
 
 
 def test_images_are_mounted_to_be_read(store: orlop.Store, other: orlop.Store) -> None:
@@ -151,27 +151,27 @@ def test_images_are_mounted_to_be_read(store: orlop.Store, other: orlop.Store) -
         store.mount_image("without layers")
     for call in (store.mount_image, store.unmount_image):
         with pytest.raises(errors.ImageUnknown):
-            call("c")
+            call("box")
 
 
 def test_shutdown_says_what_is_mounted(store: orlop.Store, other: orlop.Store) -> None:
     """With force it unmounts, and says so all the same, as the peers do; then it succeeds."""
     box = journey(store)
-    store.mount("c")
+    store.mount("box")
     with pytest.raises(errors.StillMounted) as mounted:
         other.shutdown()
     assert mounted.value.layers == (box.layer,)
     with pytest.raises(errors.StillMounted):
         other.shutdown(force=True)
-    assert store.mount_count("c") == 0
+    assert store.mount_count("box") == 0
     assert other.shutdown() == []
-    assert store.mount("c")
-    store.unmount("c")
+    assert store.mount("box")
+    store.unmount("box")
 
 
 def test_deleting_without_asking(store: orlop.Store, other: orlop.Store) -> None:
     box = journey(store)
-    store.delete("c")
+    store.delete("box")
     assert box.layer not in other.layers
     store.delete("i")
     assert len(other.images) == 0
@@ -184,7 +184,7 @@ def test_deleting_without_asking(store: orlop.Store, other: orlop.Store) -> None
 
 def test_wiping_leaves_an_empty_store(store: orlop.Store, other: orlop.Store) -> None:
     journey(store)
-    store.mount("c")
+    store.mount("box")
     store.create_storage_layer(id="only-in-the-driver")
     other.wipe()
     assert len(store.layers) + len(store.images) + len(store.containers) == 0
