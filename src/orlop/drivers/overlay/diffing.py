@@ -62,7 +62,7 @@ class _Changes:
     def __init__(self, mark: str) -> None:
         self.changes: list[Change] = []
         self._mark = mark
-        self._listed: set[bytes] = {b""}
+        self._listed: set[bytes] = set()
 
     def directory(self, path: bytes, at: Descent, below: Lowers) -> None:
         """`path` is the current directory of the descent."""
@@ -88,10 +88,12 @@ class _Changes:
 
     def _note(self, path: bytes, kind: Kind) -> None:
         if kind != MODIFIED:
+            # All of them: one that is listed may lie below one that is not, because it differs and that one does not.
             above = path.rpartition(b"/")[0]
-            while above not in self._listed:
-                self._listed.add(above)
-                self.changes.append(Change(b"/" + above, MODIFIED))
+            while above:
+                if above not in self._listed:
+                    self._listed.add(above)
+                    self.changes.append(Change(b"/" + above, MODIFIED))
                 above = above.rpartition(b"/")[0]
         self.changes.append(Change(b"/" + path, kind))
 
