@@ -1,6 +1,6 @@
 """The operations that the crash suites kill, each with the state before, and how to tell that it happened.
 
-    python operations.py GRAPH RUN OPERATION      # prints "done" once the operation returned
+    python operations.py GRAPH RUN DRIVER OPERATION      # prints "done" once the operation returned
 
 The state before (`prepare`): layers base <- middle <- top, image "app" on top with a manifest, container "box", a
 lone layer, and a second image. Small on purpose: a killed process costs as much as the operation takes.
@@ -40,12 +40,12 @@ def blob(*names: str, size: int = 3000) -> io.BytesIO:
     return out
 
 
-def opened(graph: Path | str, run: Path | str) -> Any:
-    return orlop.open_store(graph, run, "vfs")
+def opened(graph: Path | str, run: Path | str, driver: str) -> Any:
+    return orlop.open_store(graph, run, driver)
 
 
-def prepare(graph: Path, run: Path) -> None:
-    with opened(graph, run) as store:
+def prepare(graph: Path, run: Path, driver: str) -> None:
+    with opened(graph, run, driver) as store:
         store.layers.put(blob("a", "gone"), id="base", names=["base-name"])
         store.layers.put(blob("b"), id="middle", parent="base")
         store.layers.put(blob("c"), id="top", parent="middle")
@@ -106,8 +106,8 @@ OPERATIONS: dict[str, tuple[Callable[[Any], object], Callable[[Any], bool]]] = {
 """Name -> (the operation, whether it has happened). Each may be repeated after it was killed half-way."""
 
 
-def main(graph: str, run: str, name: str) -> None:
-    with opened(graph, run) as store:
+def main(graph: str, run: str, driver: str, name: str) -> None:
+    with opened(graph, run, driver) as store:
         OPERATIONS[name][0](store)
         print("done", flush=True)
 

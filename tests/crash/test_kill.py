@@ -69,7 +69,7 @@ CALLS = (
     "umount2",
     "chroot",
 )
-POINTS = int(os.environ.get("N") or 14)  # for each operation
+POINTS = int(os.environ.get("N") or 9)  # for each operation
 
 
 def _fast_directory() -> str | None:
@@ -85,33 +85,43 @@ def scratch() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture
-def template(scratch: Path) -> Path:
+class Template:
     """A store in the state before, to be copied for each run."""
-    where = scratch / "template"
-    operations.prepare(where / "graph", where / "run")
-    invariants.hold(where / "graph", where / "run")
-    return where
+
+    def __init__(self, path: Path, driver: str) -> None:
+        self.path = path
+        self.driver = driver
+        operations.prepare(path / "graph", path / "run", driver)
+        invariants.hold(path / "graph", path / "run", driver)
 
 
-def _copied(template: Path, target: Path) -> Path:
+@pytest.fixture(params=["vfs", "overlay"])
+def template(request: pytest.FixtureRequest, scratch: Path) -> Template:
+    return Template(scratch / "template", request.param)
+
+
+def _copied(template: Template, target: Path) -> Path:
+    """A fresh copy, without the mounts of the last one."""
+    peers.unmount_below(target)
     if target.exists():
         shutil.rmtree(target)
-    subprocess.run(["cp", "-a", str(template), str(target)], check=True)
+    subprocess.run(["cp", "-a", str(template.path), str(target)], check=True)
     mounts = target / "run" / "vfs-layers" / "mountpoints.json"
     if mounts.exists():  # recorded paths are absolute
-        mounts.write_text(mounts.read_text().replace(str(template), str(target)))
+        mounts.write_text(mounts.read_text().replace(str(template.path), str(target)))
     return target
 
 
-def _command(base: Path, operation: str) -> list[str]:
+def _command(base: Path, driver: str, operation: str) -> list[str]:
     # The real interpreter: a shim would bring processes of its own.
-    return [sys.executable, operations.__file__, str(base / "graph"), str(base / "run"), operation]
+    return [sys.executable, operations.__file__, str(base / "graph"), str(base / "run"), driver, operation]
 
 
-def _straced(words: list[str], base: Path, operation: str) -> "subprocess.CompletedProcess[bytes]":
+def _straced(
+    words: list[str], base: Path, driver: str, operation: str
+) -> "subprocess.CompletedProcess[bytes]":
     process = subprocess.Popen(
-        ["strace", "-f", "-qq", *words, *_command(base, operation)],
+        ["strace", "-f", "-qq", *words, *_command(base, driver, operation)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -137,11 +147,11 @@ def _alive_in_session(session: int) -> bool:
     return False
 
 
-def _points(template: Path, scratch: Path, operation: str) -> list[tuple[str, int]]:
+def _points(template: Template, scratch: Path, operation: str) -> list[tuple[str, int]]:
     """Every (call, N) that some process of the operation reaches after the store was opened."""
     base = _copied(template, scratch / "count")
     log = scratch / "calls"
-    done = _straced(["-o", str(log), "-e", "trace=" + ",".join(CALLS)], base, operation)
+    done = _straced(["-o", str(log), "-e", "trace=" + ",".join(CALLS)], base, template.driver, operation)
     assert done.stdout == b"done\n", done.stderr.decode()
     counts: Counter[tuple[str, str]] = Counter()
     for line in log.read_text(errors="replace").splitlines():
@@ -166,10 +176,10 @@ def _sample(points: list[tuple[str, int]], amount: int, operation: str) -> list[
     return changing[: amount - few] + others[:few]
 
 
-def _judge(base: Path, operation: str, acknowledged: bool, peer: bool) -> None:
+def _judge(base: Path, driver: str, operation: str, acknowledged: bool, peer: bool) -> None:
     graph, run = base / "graph", base / "run"
     act, happened = operations.OPERATIONS[operation]
-    with operations.opened(graph, run) as store:
+    with operations.opened(graph, run, driver) as store:
         if acknowledged:
             assert happened(store), "acknowledged, and has not happened"
         # The next write cleans up what the dead process left.
@@ -177,14 +187,14 @@ def _judge(base: Path, operation: str, acknowledged: bool, peer: bool) -> None:
         store.layers.delete("after")
         store.images.set_metadata("other", "x") if "other" in store.images else None
         store.containers.set_metadata("box", "x") if "box" in store.containers else None
-    invariants.hold(graph, run)
+    invariants.hold(graph, run, driver)
     if peer:
-        theirs = peers.containers_storage(base)
-        with operations.opened(graph, run) as store:
+        theirs = peers.containers_storage(base, driver=driver)
+        with operations.opened(graph, run, driver) as store:
             assert [layer["id"] for layer in theirs.json("layers") or []] == [
                 layer.id for layer in store.layers
             ]
-    with operations.opened(graph, run) as store:
+    with operations.opened(graph, run, driver) as store:
         if not happened(store):
             for kind in (store.containers, store.images):  # half of a compound operation may have happened
                 if "new" in kind:
@@ -200,19 +210,21 @@ def _judge(base: Path, operation: str, acknowledged: bool, peer: bool) -> None:
                     if id in store.layers:
                         store.layers.delete(id)
             assert happened(store)
-    invariants.hold(graph, run)
+    invariants.hold(graph, run, driver)
 
 
-def _sweep(scratch: Path, template: Path, operation: str, points: list[tuple[str, int]]) -> None:
+def _sweep(scratch: Path, template: Template, operation: str, points: list[tuple[str, int]]) -> None:
     failures = []
     killed = 0
     for number, (call, n) in enumerate(points):
         base = _copied(template, scratch / "killed")
         inject = f"inject={call}:signal=KILL:when={n}"
-        done = _straced(["-o", "/dev/null", "-e", f"trace={call}", "-e", inject], base, operation)
+        done = _straced(
+            ["-o", "/dev/null", "-e", f"trace={call}", "-e", inject], base, template.driver, operation
+        )
         killed += done.returncode != 0 or done.stdout != b"done\n"
         try:
-            _judge(base, operation, done.stdout == b"done\n", peer=number % 10 == 0)
+            _judge(base, template.driver, operation, done.stdout == b"done\n", peer=number % 10 == 0)
         except Exception as error:
             failures.append(f"{operation}, killed at {call} number {n}: {type(error).__name__}: {error}")
     assert not failures, "\n".join(failures)
@@ -227,7 +239,7 @@ def tools() -> None:
 
 @pytest.mark.parametrize("operation", sorted(operations.OPERATIONS))
 def test_a_killed_operation_leaves_the_old_state_or_the_new(
-    tools: None, scratch: Path, template: Path, operation: str
+    tools: None, scratch: Path, template: Template, operation: str
 ) -> None:
     """And the next command needs no help: what was left over is gone after the next write."""
     points = _points(template, scratch, operation)
@@ -236,7 +248,9 @@ def test_a_killed_operation_leaves_the_old_state_or_the_new(
 
 @pytest.mark.deep
 @pytest.mark.parametrize("operation", sorted(operations.OPERATIONS))
-def test_deep_every_point_of_an_operation(tools: None, scratch: Path, template: Path, operation: str) -> None:
+def test_deep_every_point_of_an_operation(
+    tools: None, scratch: Path, template: Template, operation: str
+) -> None:
     """All points, not a sample; N= cuts them to that many for each operation."""
     points = _points(template, scratch, operation)
     if os.environ.get("N"):

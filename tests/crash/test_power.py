@@ -33,9 +33,8 @@ OPTIONS = {"ext4": "", "ext4-noauto": "noauto_da_alloc"}
 WORK = """
 import io, sys, tarfile, os
 import orlop
-graph, run, blobs, log, durability = sys.argv[1:]
-journal = sys.argv[4]
-with orlop.open_store(graph, run, "vfs", durability=durability) as store:
+graph, run, blobs, journal, durability, driver = sys.argv[1:]
+with orlop.open_store(graph, run, driver, durability=durability) as store:
     parent = None
     for name in sorted(os.listdir(blobs)):
         with open(os.path.join(blobs, name), "rb") as blob:
@@ -75,8 +74,8 @@ def blobs(tmp_path: Path) -> Path:
 class Powered:
     """A file system on a journalled disk, with a workload that was run on it."""
 
-    def __init__(self, base: Path, kind: str) -> None:
-        self.base, self.kind = base, kind
+    def __init__(self, base: Path, kind: str, driver: str) -> None:
+        self.base, self.kind, self.driver = base, kind, driver
         self.image, self.journal, self.start = base / "image", base / "journal", base / "start"
         self.fuse, self.mnt = base / "fuse", base / "mnt"
         for path in (self.fuse, self.mnt):
@@ -112,8 +111,10 @@ class Powered:
                     str(blobs),
                     str(self.journal),
                     durability,
+                    self.driver,
                 )
             finally:
+                peers.unmount_below(self.mnt / "graph")
                 _run("umount", str(self.mnt))
         finally:
             if loop:
@@ -128,27 +129,28 @@ class Powered:
         disk.crash_image(self.start, entries, cut, crashed, seed)
         _run("mount", "-o", "loop", str(crashed), str(self.mnt))
         try:
-            return Seen(self.mnt / "graph", self.base / "run-after")
+            return Seen(self.mnt / "graph", self.base / "run-after", self.driver)
         finally:
+            peers.unmount_below(self.mnt / "graph")
             _run("umount", str(self.mnt))
 
 
 class Seen:
     """The store after the crash, through the library: which layers are there, and are they right?"""
 
-    def __init__(self, graph: Path, run: Path) -> None:
+    def __init__(self, graph: Path, run: Path, driver: str) -> None:
         import orlop
 
         shutil.rmtree(run, ignore_errors=True)
         self.layers: dict[str, str] = {}
         self.images: dict[str, bytes | None] = {}
         self.problems: list[str] = []
-        layers = graph / "vfs-layers" / "layers.json"
+        layers = graph / f"{driver}-layers" / "layers.json"
         if not graph.exists():
             return
         if layers.exists():
             json.loads(layers.read_bytes() or b"null")
-        with orlop.open_store(graph, run, "vfs", durability="none") as store:
+        with orlop.open_store(graph, run, driver, durability="none") as store:
             store.layers.create(id="after-the-crash")  # the store takes a write, and cleans up first
             store.layers.delete("after-the-crash")
             for layer in store.layers:
@@ -201,20 +203,20 @@ def _amount(quick: int) -> int:
     return int(os.environ.get("N") or quick)
 
 
-@pytest.fixture
-def powered(tmp_path: Path) -> Iterator[Powered]:
+@pytest.fixture(params=["vfs", "overlay"])
+def powered(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Powered]:
     peers.need_root()
     peers.need("mkfs.ext4", "losetup", "fusermount3")
     where = tmp_path / "power"
     where.mkdir()
-    yield Powered(where, "ext4")
+    yield Powered(where, "ext4", request.param)
     peers.unmount_below(tmp_path)
 
 
 def test_what_was_acknowledged_survives_power_loss(powered: Powered, blobs: Path) -> None:
     """Bytes, syncfs, record, rename, directory: in this order no record speaks of bytes that are not there."""
     acknowledged = powered.record(blobs, "full")
-    assert not _judge(powered, blobs, acknowledged, _amount(40))
+    assert not _judge(powered, blobs, acknowledged, _amount(25))
 
 
 def test_without_durability_the_same_run_loses_layers(powered: Powered, blobs: Path) -> None:
@@ -224,13 +226,14 @@ def test_without_durability_the_same_run_loses_layers(powered: Powered, blobs: P
 
 
 @pytest.mark.deep
+@pytest.mark.parametrize("driver", ["vfs", "overlay"])
 @pytest.mark.parametrize("kind", sorted(MKFS))
-def test_deep_power_loss(tmp_path: Path, blobs: Path, kind: str) -> None:
+def test_deep_power_loss(tmp_path: Path, blobs: Path, kind: str, driver: str) -> None:
     """Many more images, also with the mount option that drops ext4's own help for renames."""
     peers.need_root()
     where = tmp_path / "power"
     where.mkdir()
-    powered = Powered(where, kind)
+    powered = Powered(where, kind, driver)
     try:
         acknowledged = powered.record(blobs, "full")
         assert not _judge(powered, blobs, acknowledged, _amount(1500))

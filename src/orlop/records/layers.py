@@ -158,6 +158,11 @@ class LayerTable(Table):
     def _load(self, *, as_is: bool) -> None:
         roots = () if self.read_only else (self.trash_root, *self._temp_roots)
         problems = [problem for root in roots for problem in trash.recover(root)]
+        for root in roots[1:]:
+            try:
+                os.rmdir(root)  # in a driver's home older peers take it for a layer
+            except OSError:
+                pass  # not there, or in use
         if self.mounts is not None:
             self.mounts.forget()  # mounts are matched with rows, and the rows are new
         super()._load(as_is=as_is)

@@ -203,8 +203,16 @@ class Placer:
             self._chown(fd, owner)
 
     def whiteout(self, at: int, name: bytes, owner: tuple[int, int]) -> None:
-        """What overlay takes for "not here any more". FileExistsError is final: a layer cannot have both."""
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=at)
+        """What overlay takes for "not here any more". FileExistsError is final: a layer cannot have both.
+
+        But a whiteout that is there already is what is wanted: a diff may be applied once more, after an accident.
+        """
+        try:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=at)
+        except FileExistsError:
+            found = os.stat(name, dir_fd=at, follow_symlinks=False)
+            if not stat.S_ISCHR(found.st_mode) or found.st_rdev != 0:
+                raise
         status = os.stat(name, dir_fd=at, follow_symlinks=False)
         if self._change_owner and (status.st_uid, status.st_gid) != owner:
             self._chown(name, owner, at)

@@ -170,12 +170,12 @@ class Overlay(NaiveDiff, SupportsFiles):
             if os.path.lexists(directory):
                 link = self._layout.link_path(directory)
                 if link is not None:
-                    set_aside(link, f"{home}/tempdirs")
-                set_aside(directory, f"{home}/tempdirs")
+                    set_aside(link, f"{home}/{layout.TEMP_ROOT}")
+                set_aside(directory, f"{home}/{layout.TEMP_ROOT}")
                 return
 
     def temp_roots(self) -> tuple[str, ...]:
-        return tuple([f"{home}/tempdirs" for home in self._layout.own])
+        return tuple([f"{home}/{layout.TEMP_ROOT}" for home in self._layout.own])
 
     # --- what is there ----------------------------------------------------------------------------------------
 

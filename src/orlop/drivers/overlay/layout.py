@@ -28,8 +28,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+TEMP_ROOT = "tempdirs"
+"""Where layers lie that were set aside; not there unless something is."""
+
 RESERVED = frozenset(
-    ("l", "staging", "tempdirs", "backingFsBlockDev", "backingFsBlockDev.tmp", ".has-mount-program")
+    ("l", "staging", TEMP_ROOT, "backingFsBlockDev", "backingFsBlockDev.tmp", ".has-mount-program")
 )
 """Names in a home that are no layers."""
 

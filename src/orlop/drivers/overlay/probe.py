@@ -14,9 +14,11 @@ import errno
 import os
 import stat
 
+from orlop.drivers.overlay.layout import TEMP_ROOT
 from orlop.errors import DriverNotSupported, IncompatibleFilesystem
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.system import files, mounts, overlayfs, selinux, userns
+from orlop.system.ownlock import OwnedLock, own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -229,18 +231,27 @@ class Features:
 
 
 class _Trial:
-    """A directory in the home, with more in it, and one mount on `merged`."""
+    """A directory in the home, with more in it, and one mount on `merged`.
+
+    It lies where set-aside layers lie, with a lock beside it: if we die, the next program that loads the layers
+    finds the lock free and deletes it. Directly in the home it would be taken for a layer.
+    """
 
     def __init__(self, home: str, words: Sequence[str], directories: Sequence[str]) -> None:
         self._home = home
         self._words = words
         self._directories = directories
-        # The peers' prefix: older ones take it for a layer for as long as it is there, whatever it is called.
-        self._root = f"{home}/compat{int.from_bytes(os.urandom(5), 'big')}"
+        number = int.from_bytes(os.urandom(5), "big")
+        self._temp_root = f"{home}/{TEMP_ROOT}"
+        self._root = f"{self._temp_root}/temp-dir-{number}"
+        self._lock_path = f"{self._temp_root}/lock-{number}"
+        self._lock: OwnedLock | None = None
 
     def __enter__(self) -> Self:
-        os.mkdir(self._root, 0o700)
+        files.make_dirs(self._temp_root)
+        self._lock = own(self._lock_path, exclusive_create=True)
         try:
+            os.mkdir(self._root, 0o700)
             for name in (*self._directories, "work", "merged", "mapped"):
                 files.make_dirs(self.path(name), 0o755)
         except BaseException:
@@ -253,6 +264,13 @@ class _Trial:
     ) -> None:
         mounts.unmount(self.path("merged"))
         files.remove_tree(self._root)
+        if self._lock is not None:
+            os.unlink(self._lock_path)
+            self._lock.close()
+        try:
+            os.rmdir(self._temp_root)  # older peers take it for a layer
+        except OSError:
+            pass  # somebody else has set something aside
 
     def path(self, name: str) -> str:
         return f"{self._root}/{name}"
