@@ -24,6 +24,7 @@ def open_store(request: pytest.FixtureRequest, place: Path) -> Iterator[Open]:
 
     yield open
     invariants.hold(place / "graph", place / "run", driver)
+    invariants.counted(place / "graph", place / "run", driver)
 
 
 @pytest.fixture

@@ -104,6 +104,7 @@ class _Wanted:
         self.values = before
         self.streams = streams
         self.priority: tuple[str, ...] = ()
+        self.disable_volatile = False
         self.problem: StorageError | OSError | None = None
         # Until the flags behind the command are known, warnings are told; from then on only with --debug.
         self._level_is_known = False
@@ -131,6 +132,7 @@ class _Wanted:
         )
         self.values.update(before)
         self.priority = settings.driver_priority
+        self.disable_volatile = settings.disable_volatile
 
     def warn(self, message: str) -> None:
         if self.values.on("debug") or not self._level_is_known:
@@ -165,6 +167,7 @@ class _Wanted:
             driver_priority=self.priority,
             image_store=values.text("image-store") or None,
             transient=values.on("transient-store"),
+            disable_volatile=self.disable_volatile,
         )
 
 

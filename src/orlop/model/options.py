@@ -26,10 +26,12 @@ class StoreOptions(Value):
         durable: whether an acknowledged change survives power loss.
         rootless: this process lacks the powers of the machine's root.
         shifting: drivers may map ids while mounting, if they can.
+        disable_volatile: volatile containers are mounted like others.
         lock_timeout: seconds to wait for a lock before `LockTimeout`; None waits for ever.
     """
 
     __slots__ = (
+        "disable_volatile",
         "driver",
         "driver_options",
         "driver_priority",
@@ -56,6 +58,7 @@ class StoreOptions(Value):
         "lock_timeout",
         "rootless",
         "shifting",
+        "disable_volatile",
     )
 
     graph_root: str
@@ -70,6 +73,7 @@ class StoreOptions(Value):
     lock_timeout: float | None
     rootless: bool
     shifting: bool
+    disable_volatile: bool
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class StoreOptions(Value):
         lock_timeout: float | None = None,
         rootless: bool = False,
         shifting: bool = True,
+        disable_volatile: bool = False,
     ) -> None:
         self._fill(
             graph_root,
@@ -100,4 +105,5 @@ class StoreOptions(Value):
             lock_timeout,
             rootless,
             shifting,
+            disable_volatile,
         )

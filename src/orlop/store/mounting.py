@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import ConfigError, ImageUnknown, LayerNotMounted, LayerUnknown, ReadOnly
+from orlop.errors import ConfigError, ImageUnknown, LayerNotMounted, LayerUnknown, NotSupported, ReadOnly
 from orlop.model.container import Container
 from orlop.model.idmap import IDENTITY
 from orlop.records.mountpoints import Mount
@@ -31,12 +31,13 @@ def mount(engine: Engine, ref: str, *, label: str = "") -> str:
     Raises:
         LayerUnknown: neither container nor layer (images are not mounted this way).
         ReadOnly: a layer of an additional store.
+        NotSupported: the container was made where the driver maps ids while mounting, which it does not do here.
     """
     container = _container(engine, ref)
     target = container.layer if container else ref
     mappings = container.mappings if container else IDENTITY
     options = container.mount_options if container else ()
-    volatile = container.volatile if container else False
+    volatile = container.volatile and not engine.options.disable_volatile if container else False
     # The graph lock stays for the whole call: a shutdown must not pull the driver's home away meanwhile.
     with engine.graph_lock.writing(timeout=engine.options.lock_timeout):
         engine.driver_held()
@@ -73,6 +74,13 @@ def _mount_layer(
         return known.path
     driver = engine.ready_driver
     shifted = mappings if mappings and driver.supports_shifting(mappings) else IDENTITY
+    if mappings != shifted and mappings != mappings_of(row):
+        # Made where the driver mapped ids while mounting: its files have the ids of the host, not the container's.
+        raise NotSupported(
+            f"layer {row.id} is stored without the container's id maps, and the driver does not map ids here",
+            peer=f"cannot mount layer {row.id}: shifting not enabled",
+            id=row.id,
+        )
     path = os.path.normpath(
         driver.mount(
             row.id,

@@ -29,6 +29,7 @@ def open_store(
     driver_priority: Iterable[str] = (),
     image_store: str | os.PathLike[str] | None = None,
     transient: bool = False,
+    disable_volatile: bool = False,
     mappings: IDMappings = IDENTITY,
     durability: str | None = None,
     lock_timeout: float | None = None,
@@ -45,6 +46,7 @@ def open_store(
         driver_priority: drivers to try, in this order, when none is named.
         image_store: a second root, for images and their layers.
         transient: keep containers in the run root.
+        disable_volatile: mount volatile containers like others, with every sync that is asked for inside.
         mappings: id maps of layers that have nothing to inherit them from.
         durability: "full" (an acknowledged change survives power loss) or "none"; if not given, the option
             `orlop.durability`, then the environment variable ORLOP_DURABILITY, then "full".
@@ -65,6 +67,7 @@ def open_store(
             driver_priority = found.driver_priority
             image_store = image_store or found.image_store
             transient = transient or found.transient
+            disable_volatile = disable_volatile or found.disable_volatile
     if not graph or not run:
         raise IncompleteOptions(
             "a store needs a graph root and a run root; found neither arguments nor configuration"
@@ -85,6 +88,7 @@ def open_store(
             lock_timeout=lock_timeout,
             rootless=environment.is_rootless(),
             shifting=environment.may_shift(),
+            disable_volatile=disable_volatile,
         )
     )
 
