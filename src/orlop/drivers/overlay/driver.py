@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from orlop.model.idmap import IDMappings
     from orlop.stream.pieces import PieceStream
     from orlop.stream.unpack import Unpacker
+    from orlop.system.quota import ProjectQuota
 
 _NOT_BELOW = frozenset((backing.AUFS, backing.ECRYPTFS, backing.OVERLAYFS))
 """File systems that the kernel's overlay cannot have its upper directory on."""
 
 _MASK_FOR_NETWORK = 0o700
-_QUOTAS = frozenset(("size", "inodes"))
 
 
 class Overlay(NaiveDiff, SupportsFiles):
@@ -50,6 +50,7 @@ class Overlay(NaiveDiff, SupportsFiles):
             settings.home, settings.run_home, self._options.mountopt, rootless=settings.rootless
         )
         self._mark = xattrs.OPAQUE_ROOTLESS if settings.rootless else xattrs.OPAQUE
+        self._quota: ProjectQuota | None = None
         self._begin()
         self._mounter = Mounter(self._layout, self._options, self._features, rootless=settings.rootless)
 
@@ -81,15 +82,32 @@ class Overlay(NaiveDiff, SupportsFiles):
             self._features.metacopy()
         if not chosen.skip_mount_home:
             newmount.bind_private(self.home)
-        if chosen.size_bytes or chosen.inodes:
-            found = backing.name_of(self._magic)
-            raise ConfigError(
-                f"quotas (size, inodes) need xfs, and {self.home} is on {found}"
-                if self._magic != backing.XFS
-                else "quotas (size, inodes) are not in this version",
-                peer="storage option overlay.size and overlay.inodes only supported for backingFS XFS. "
-                f"Found {found}",
-            )
+        self._quota = self._start_quota()
+
+    def _start_quota(self) -> ProjectQuota | None:
+        """Quotas of layers, where the file system has them.
+
+        Raises:
+            ConfigError: it has none, and limits are configured.
+        """
+        wanted = self._options.size_bytes or self._options.inodes
+        if self._magic == backing.XFS:
+            from orlop.system.quota import ProjectQuota
+
+            try:
+                return ProjectQuota(self.home)
+            except OSError as error:
+                if not wanted:
+                    return None
+                why, said = error.strerror, "storage options overlay.size and overlay.inodes not supported. "
+                said += f"Filesystem does not support Project Quota: {why}"
+        elif wanted:
+            why = f"{self.home} is on {backing.name_of(self._magic)}, not on xfs"
+            said = "storage option overlay.size and overlay.inodes only supported for backingFS XFS. "
+            said += f"Found {backing.name_of(self._magic)}"
+        else:
+            return None
+        raise ConfigError(f"layers cannot be limited (overlay.size, overlay.inodes): {why}", peer=said)
 
     def _refusal(self) -> StorageError | None:
         """Why the kernel's overlay is not for this home; None if it is."""
@@ -134,34 +152,44 @@ class Overlay(NaiveDiff, SupportsFiles):
         storage_opt: Mapping[str, str] | None = None,
     ) -> None:
         self.check_id(id)
-        self._refuse_quota(storage_opt or {}, writable)
+        size, inodes = self._limits(storage_opt or {}, writable)
         if self._options.force_mask is not None and writable and not self._options.mount_program:
             raise NotSupported(
                 "writable layers can have a force_mask only with a mount program, which shows the real owners",
                 peer="overlay: force_mask option for writeable layers is only supported with a mount_program",
             )
         owner = mappings.root() if mappings else None
+        quota = self._quota
         self._layout.make(
             id,
             self._directory(parent) if parent else None,
             writable=writable,
             owner=owner,
             force_mask=self._options.force_mask,
+            prepare=lambda directory: quota.limit(directory, size, inodes) if quota and writable else None,
         )
 
-    def _refuse_quota(self, wanted: Mapping[str, str], writable: bool) -> None:
-        if not wanted:
-            return
-        if writable:
+    def _limits(self, wanted: Mapping[str, str], writable: bool) -> tuple[int, int]:
+        """(bytes, inodes) that a layer may have; 0: as many as there are."""
+        if wanted and not writable:
+            raise NotSupported(
+                f"quotas ({', '.join(wanted)}) are for writable layers",
+                peer=f"--storage-opt {min(wanted)} is only supported for ReadWrite Layers",
+            )
+        if wanted and self._quota is None:
             raise NotSupported(
                 f"quotas of a single layer ({', '.join(wanted)}) need xfs with project quota",
                 peer="--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
             )
-        for key in sorted(_QUOTAS.intersection(wanted)):
-            raise NotSupported(
-                f"{key} is for writable layers",
-                peer=f"--storage-opt {key} is only supported for ReadWrite Layers",
-            )
+        size, inodes = self._options.size_bytes, self._options.inodes
+        for key, value in wanted.items():
+            if key.lower() == "size":
+                size = options.parse_size(value)
+            elif key.lower() == "inodes":
+                inodes = options.parse_count(value)
+            else:
+                raise NotSupported(f'"{key}" is no option of a layer', peer=f"unknown option {key}")
+        return size, inodes
 
     def remove(self, id: str, set_aside: SetAside) -> None:
         self.check_id(id)
@@ -191,9 +219,15 @@ class Overlay(NaiveDiff, SupportsFiles):
         return self._layout.ids()
 
     def usage(self, id: str) -> tuple[int, int]:
+        directory = self._directory(id)
+        counted = self._quota.usage(directory) if self._quota is not None else None
+        return self._content_usage(directory) if counted is None else counted
+
+    @staticmethod
+    def _content_usage(directory: str) -> tuple[int, int]:
         from orlop.stream import compare
 
-        return compare.usage(f"{self._directory(id)}/diff")
+        return compare.usage(f"{directory}/diff")
 
     def additional_stores(self) -> tuple[str, ...]:
         return tuple(self._options.image_stores)
@@ -347,9 +381,10 @@ class Overlay(NaiveDiff, SupportsFiles):
         *,
         label: str = "",
     ) -> int:
-        if not self._is_parent(self._directory(id), parent):
+        directory = self._directory(id)
+        if not self._is_parent(directory, parent):
             return super().diff_size(id, parent, mappings, parent_mappings, label=label)
-        return self.usage(id)[0]
+        return self._content_usage(directory)[0]
 
     # --- owners -----------------------------------------------------------------------------------------------
 
