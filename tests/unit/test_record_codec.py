@@ -217,6 +217,9 @@ def test_a_letter_that_only_unicode_folds_is_folded_as_the_peers_do() -> None:
 MISFITS = [
     (Layer, "null", "wanted an object, found null"),
     (Layer, "[]", "wanted an object, found []"),
+    (Layer, "[1]", "wanted an object, found [1]"),
+    (Layer, "[false]", "wanted an object, found [false]"),
+    (Layer, '["id"]', 'wanted an object, found ["id"]'),
     (Layer, '"x"', 'wanted an object, found "x"'),
     (Layer, "1", "wanted an object, found 1"),
     (Layer, "{}", "without an id"),

@@ -239,10 +239,9 @@ def _all_fitting(kind: type[Record], values: list[Any]) -> Columns | None:
 
 
 def _columns(values: list[Any]) -> Columns | None:
-    try:
-        return {key: [v[key] for v in values if key in v] for key in set().union(*values)}
-    except TypeError:  # not all are objects
+    if {*map(type, values)} != {dict}:
         return None
+    return {key: [v[key] for v in values if key in v] for key in set().union(*values)}
 
 
 def _fits(kind: type[Record], key: str, values: list[Any]) -> bool:

@@ -193,7 +193,10 @@ class Rows:
             owner for name in taken if (owner := self._names.get(name)) is not None and owner is not row
         }
         for owner in owners:
-            self.put(owner, {**owner.document, "names": [n for n in owner.names if n not in taken]})
+            document = {**owner.document, "names": [name for name in owner.names if name not in taken]}
+            if not document["names"]:
+                del document["names"]
+            self.put(owner, document)
         return {owner.home for owner in owners}
 
     # --- indexes ----------------------------------------------------------------------------------------
