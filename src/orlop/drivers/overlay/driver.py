@@ -11,11 +11,11 @@ import os
 from orlop.drivers import backing
 from orlop.drivers.api import SupportsFiles
 from orlop.drivers.naive import NaiveDiff, log_skipped
-from orlop.drivers.overlay import layout, options, probe, program
+from orlop.drivers.overlay import layout, links, opening, options, probe
 from orlop.drivers.overlay.mounting import Mounter
-from orlop.errors import ConfigError, IncompatibleFilesystem, NotSupported, StorageError
+from orlop.errors import NotSupported
 from orlop.model.idmap import IDENTITY
-from orlop.system import files, mounts, newmount, xattrs
+from orlop.system import files, mounts, xattrs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from orlop.model.idmap import IDMappings
     from orlop.stream.pieces import PieceStream
     from orlop.stream.unpack import Unpacker
-    from orlop.system.quota import ProjectQuota
-
-_NOT_BELOW = frozenset((backing.AUFS, backing.ECRYPTFS, backing.OVERLAYFS))
-"""File systems that the kernel's overlay cannot have its upper directory on."""
-
-_MASK_FOR_NETWORK = 0o700
 
 
 class Overlay(NaiveDiff, SupportsFiles):
@@ -50,94 +44,8 @@ class Overlay(NaiveDiff, SupportsFiles):
             settings.home, settings.run_home, self._options.mountopt, rootless=settings.rootless
         )
         self._mark = xattrs.OPAQUE_ROOTLESS if settings.rootless else xattrs.OPAQUE
-        self._quota: ProjectQuota | None = None
-        self._begin()
+        self._quota = opening.open_home(settings, self._layout, self._options, self._features, self._magic)
         self._mounter = Mounter(self._layout, self._options, self._features, rootless=settings.rootless)
-
-    # --- opening ----------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        """Make the directories, and see that overlay works here (`spec/drivers.md` 4.3)."""
-        for home in self._layout.own:
-            files.make_dirs(home)
-            files.make_dirs(f"{home}/l", 0o755)
-        files.make_dirs(self.options.run_home)
-        if os.geteuid() != 0:
-            return  # nothing can be mounted; layers can be looked at, as far as they may be read
-        chosen = self._options
-        if not chosen.mount_program:
-            refusal = self._refusal()
-            if refusal is not None:
-                chosen.mount_program = program.look_for(program.NAME)
-                if not chosen.mount_program:
-                    self._forget_home()
-                    raise refusal
-        if chosen.mount_program:
-            probe.keep_mount_program(self.home, True)
-            if self.options.rootless and chosen.force_mask is None and backing.is_network(self._magic):
-                _log("%s is on a network, whose owners are not ours: using force_mask 0700", self.home)
-                chosen.force_mask = _MASK_FOR_NETWORK
-        else:
-            # An unusable mount option shows here, not when the first container starts.
-            self._features.metacopy()
-        if not chosen.skip_mount_home:
-            newmount.bind_private(self.home)
-        self._quota = self._start_quota()
-
-    def _start_quota(self) -> ProjectQuota | None:
-        """Quotas of layers, where the file system has them.
-
-        Raises:
-            ConfigError: it has none, and limits are configured.
-        """
-        wanted = self._options.size_bytes or self._options.inodes
-        if self._magic == backing.XFS:
-            from orlop.system.quota import ProjectQuota
-
-            try:
-                return ProjectQuota(self.home)
-            except OSError as error:
-                if not wanted:
-                    return None
-                why, said = error.strerror, "storage options overlay.size and overlay.inodes not supported. "
-                said += f"Filesystem does not support Project Quota: {why}"
-        elif wanted:
-            why = f"{self.home} is on {backing.name_of(self._magic)}, not on xfs"
-            said = "storage option overlay.size and overlay.inodes only supported for backingFS XFS. "
-            said += f"Found {backing.name_of(self._magic)}"
-        else:
-            return None
-        raise ConfigError(f"layers cannot be limited (overlay.size, overlay.inodes): {why}", peer=said)
-
-    def _refusal(self) -> StorageError | None:
-        """Why the kernel's overlay is not for this home; None if it is."""
-        if probe.needs_mount_program(self.home):
-            return NotSupported(
-                f"layers in {self.home} were made with a mount program, and there is no {program.NAME}"
-            )
-        network = self.options.rootless and backing.is_network(self._magic)
-        if self._magic in _NOT_BELOW or network:
-            name = backing.name_of(self._magic)
-            return IncompatibleFilesystem(
-                f"overlay on {name} needs a mount program, and there is no {program.NAME}",
-                peer=f"'overlay' is not supported over {name}, a mount_program is required: "
-                + IncompatibleFilesystem.peer,
-            )
-        try:
-            self._features.require_overlay()
-        except NotSupported as error:
-            return error
-        return None
-
-    def _forget_home(self) -> None:
-        """A driver that is not for this place leaves no home, which would be taken for data of its own."""
-        try:
-            os.rmdir(f"{self.home}/l")
-            if os.listdir(self.home) == [probe.FLAG]:
-                os.unlink(f"{self.home}/{probe.FLAG}")
-            os.rmdir(self.home)
-        except OSError:
-            return  # there are layers
 
     # --- making and unmaking ----------------------------------------------------------------------------------
 
@@ -152,7 +60,7 @@ class Overlay(NaiveDiff, SupportsFiles):
         storage_opt: Mapping[str, str] | None = None,
     ) -> None:
         self.check_id(id)
-        size, inodes = self._limits(storage_opt or {}, writable)
+        size, inodes = opening.limits(storage_opt or {}, self._options, self._quota, writable)
         if self._options.force_mask is not None and writable and not self._options.mount_program:
             raise NotSupported(
                 "writable layers can have a force_mask only with a mount program, which shows the real owners",
@@ -169,34 +77,12 @@ class Overlay(NaiveDiff, SupportsFiles):
             prepare=lambda directory: quota.limit(directory, size, inodes) if quota and writable else None,
         )
 
-    def _limits(self, wanted: Mapping[str, str], writable: bool) -> tuple[int, int]:
-        """(bytes, inodes) that a layer may have; 0: as many as there are."""
-        if wanted and not writable:
-            raise NotSupported(
-                f"quotas ({', '.join(wanted)}) are for writable layers",
-                peer=f"--storage-opt {min(wanted)} is only supported for ReadWrite Layers",
-            )
-        if wanted and self._quota is None:
-            raise NotSupported(
-                f"quotas of a single layer ({', '.join(wanted)}) need xfs with project quota",
-                peer="--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
-            )
-        size, inodes = self._options.size_bytes, self._options.inodes
-        for key, value in wanted.items():
-            if key.lower() == "size":
-                size = options.parse_size(value)
-            elif key.lower() == "inodes":
-                inodes = options.parse_count(value)
-            else:
-                raise NotSupported(f'"{key}" is no option of a layer', peer=f"unknown option {key}")
-        return size, inodes
-
     def remove(self, id: str, set_aside: SetAside) -> None:
         self.check_id(id)
         for home in self._layout.own:
             directory = f"{home}/{id}"
             if os.path.lexists(directory):
-                link = self._layout.link_path(directory)
+                link = links.path_of(directory)
                 if link is not None:
                     set_aside(link, f"{home}/{layout.TEMP_ROOT}")
                 set_aside(directory, f"{home}/{layout.TEMP_ROOT}")
@@ -432,9 +318,3 @@ class Overlay(NaiveDiff, SupportsFiles):
             mounts.unmount(self.home)
         except FileNotFoundError:
             pass  # the disk that it was on is gone
-
-
-def _log(text: str, *arguments: object) -> None:
-    import logging
-
-    logging.getLogger(__name__).warning(text, *arguments)

@@ -10,7 +10,7 @@
 The same in `<image store>/overlay` and in `<additional store>/overlay`, which are other homes.
 
 Rule 1: Only home and the image store are ever written to.
-Rule 2: Short name, then `link`, then `lower`: what a crash leaves is either complete or put right by `recover`.
+Rule 2: Short name, then `link`, then `lower`: what a crash leaves is either complete or put right by `links.recover`.
 Rule 3: A short name is followed only where it leads to `../<id>/diff`; it was perhaps written by somebody else.
 """
 
@@ -20,6 +20,7 @@ import errno
 import os
 import stat
 
+from orlop.drivers.overlay import links
 from orlop.errors import BadRecords, DuplicateID, LimitExceeded, NotSupported
 from orlop.model.ids import is_component
 from orlop.system import files
@@ -40,8 +41,6 @@ MAX_DEPTH = 500
 """Layers below one; the kernel takes no more. The peers count the entries of `lower` when they mount."""
 
 _LOWER_LIMIT = 1 << 20
-_LINK_LENGTH = 26
-_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _OVERRIDE = "user.containers.override_stat"
 _NEW_ROOT = 0o555
 
@@ -143,7 +142,7 @@ class Layout:
             if prepare is not None:
                 prepare(directory)
             make_content(f"{directory}/diff", mode, owner, force_mask)
-            link = _new_link(home, id)
+            link = links.make(home, id)
             _write_new(f"{directory}/link", link)
             for name in ("work", "merged") if lower else ("work", "merged", "empty"):
                 os.mkdir(f"{directory}/{name}", 0o700)
@@ -159,10 +158,10 @@ class Layout:
 
     def link_of(self, directory: str) -> str:
         """The short name of a layer, which is made good if it got lost."""
-        link = _read_link(directory)
+        link = links.read(directory)
         if link is None:
-            self.recover()
-            link = _read_link(directory)
+            links.recover(self.home, self.ids())
+            link = links.read(directory)
             if link is None:
                 raise FileNotFoundError(errno.ENOENT, "the layer has no short name", f"{directory}/link")
         return link
@@ -210,7 +209,7 @@ class Layout:
     def _resolve(self, link: str) -> Lower:
         found = self._look_for(link)
         if found is None:
-            self.recover()
+            links.recover(self.home, self.ids())
             found = self._look_for(link)
         if found is None:
             raise FileNotFoundError(
@@ -224,60 +223,12 @@ class Layout:
                 target = os.readlink(f"{home}/l/{link}")
             except FileNotFoundError:
                 continue
-            id = _id_of(target)
+            id = links.id_of(target)
             if id is None:
                 path = f"{home}/l/{link}"
                 raise BadRecords(f"{path} leads to {target!r}: wanted ../<id>/diff", path=path)
             return Lower(home, link, id)
         return None
-
-    def recover(self) -> None:
-        """Make lost short names and `link` files again, at home.
-
-        What cannot be put right is logged, and matters only to the layers that need it: the peers have one stray
-        directory fail whatever needed a short name.
-        """
-        problems: list[str] = []
-        for id in self.ids():
-            link = _read_link(f"{self.home}/{id}")
-            if link is None:
-                continue  # perhaps the other way round, below
-            try:
-                os.symlink(f"../{id}/diff", f"{self.home}/l/{link}")
-            except FileExistsError:
-                pass
-        for name in os.listdir(f"{self.home}/l"):
-            path = f"{self.home}/l/{name}"
-            try:
-                target = os.readlink(path)
-                owner = _id_of(target)
-                if owner is None:
-                    os.unlink(path)
-                    problems.append(f"{path} led to {target!r}, and was removed")
-                elif _read_link(f"{self.home}/{owner}") is None and os.path.isdir(f"{self.home}/{owner}"):
-                    files.write_atomic(
-                        f"{self.home}/{owner}/link", os.fsencode(name), mode=0o644, durable=False
-                    )
-            except OSError as error:
-                problems.append(f"{path}: {error.strerror}")
-        import logging
-
-        log = logging.getLogger(__name__)
-        log.warning("a short name of %s was missing; those that could be told were made again", self.home)
-        for problem in problems:
-            log.warning("%s", problem)
-
-    def link_path(self, directory: str) -> str | None:
-        """The short name of a layer that is to go, as a path, if it is this layer's indeed."""
-        link = _read_link(directory)
-        if link is None:
-            return None
-        home, id = os.path.split(directory)
-        path = f"{home}/l/{link}"
-        try:
-            return path if os.readlink(path) == f"../{id}/diff" else None
-        except OSError:
-            return None
 
 
 # --- content ------------------------------------------------------------------------------------------------
@@ -339,39 +290,6 @@ def _settle(path: str, mode: int, owner: tuple[int, int]) -> None:
     """Owner and mode of a directory just made: not what umask, or a setgid directory above, made of them."""
     os.chown(path, *owner, follow_symlinks=False)
     os.chmod(path, mode)
-
-
-# --- short names --------------------------------------------------------------------------------------------
-
-
-def _new_link(home: str, id: str) -> str:
-    while True:
-        number = int.from_bytes(os.urandom(17), "big")
-        link = "".join([_BASE32[number >> 5 * place & 31] for place in range(_LINK_LENGTH)])
-        path = f"{home}/l/{link}"
-        try:
-            os.symlink(f"../{id}/diff", path)
-            return link
-        except FileExistsError:
-            continue  # a name that is in use is never taken over
-        except FileNotFoundError:
-            os.mkdir(f"{home}/l", 0o755)
-
-
-def _read_link(directory: str) -> str | None:
-    """The content of a `link` file; None if there is none, or nothing that could be a name."""
-    try:
-        link = files.read(f"{directory}/link", limit=256).decode("utf-8", "surrogateescape")
-    except (OSError, LimitExceeded):
-        return None
-    return link if is_component(link) else None
-
-
-def _id_of(target: str) -> str | None:
-    """The id in `../<id>/diff`."""
-    up, _, rest = target.partition("/")
-    id, _, diff = rest.partition("/")
-    return id if up == ".." and diff == "diff" and is_component(id) else None
 
 
 def _write_new(path: str, text: str) -> None:

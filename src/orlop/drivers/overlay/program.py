@@ -6,6 +6,7 @@ giving no upper directory. Ids are mapped by the program.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from orlop.errors import NotSupported
@@ -94,3 +95,72 @@ def _run(argv: list[str], *, directory: str | None = None) -> None:
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip() or f"exit status {done.returncode}"
         raise OSError(None, f"{argv[0]} failed: {said}")
+
+
+# --- traces of a mount program ------------------------------------------------------------------------------
+
+FLAG = ".has-mount-program"
+_WORDS = (b"false", b"true")
+_TRACES = ("user.fuseoverlayfs.", "user.containers.")
+_MOUNT_POINTS = (b"merged", b"mapped", b"composefs-layers")
+"""In a layer's directory: what is seen there is no layer's content, and may be anything."""
+
+
+def is_needed(home: str) -> bool:
+    """Whether layers were made by way of a mount program, which writes whiteouts that the kernel does not know.
+
+    The answer is kept in the home. To give it for the first time every layer is looked through.
+    """
+    known = _known(home)
+    if known in _WORDS:
+        return known == _WORDS[True]
+    found = _has_traces(home)
+    keep_needed(home, found)
+    return found
+
+
+def keep_needed(home: str, needed: bool) -> None:
+    if _known(home) != _WORDS[needed]:
+        files.write_atomic(f"{home}/{FLAG}", _WORDS[needed], durable=False)
+
+
+def _known(home: str) -> bytes:
+    try:
+        return files.read(f"{home}/{FLAG}", limit=64).strip()
+    except OSError:
+        return b""
+
+
+def _has_traces(home: str) -> bool:
+    from orlop.system.descent import DIRECTORY, GONE, Descent
+
+    with Descent(home) as at:
+        levels = [iter(at.entries())]
+        while levels:
+            for name, kind, _ in levels[-1]:
+                if name.startswith(b".wh."):
+                    return True
+                if kind != DIRECTORY or (at.depth == 1 and name in _MOUNT_POINTS):
+                    continue
+                try:
+                    at.enter(name)
+                except OSError as error:
+                    if error.errno in GONE or error.errno == errno.EACCES:
+                        continue
+                    raise
+                if any(attribute.startswith(_TRACES) for attribute in _listed(at.fd)):
+                    return True
+                levels.append(iter(at.entries()))
+                break
+            else:
+                levels.pop()
+                if levels:
+                    at.leave()
+    return False
+
+
+def _listed(fd: int) -> list[str]:
+    try:
+        return os.listxattr(fd)
+    except OSError:
+        return []
