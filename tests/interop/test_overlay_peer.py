@@ -533,3 +533,39 @@ def test_probes_give_the_same_answers(theirs: peers.Program, place: Path, mounto
         assert path.name in ours
         assert ours[path.name].stat().st_mode == path.stat().st_mode
     driver.shutdown()
+
+
+# --- fuse-overlayfs -----------------------------------------------------------------------------------------
+
+
+def test_with_a_mount_program_layers_are_the_same_too(theirs: peers.Program, place: Path) -> None:
+    """Whiteouts are files then, and each mounts with the program what the other made."""
+    option = f"overlay.mount_program={peers.program('fuse-overlayfs')}"
+    program = theirs.on(base=place / "fuse", options=(option,))
+    program("status")
+    driver = _open(program, options=[option])
+    assert sorted(os.listdir(program.run / "overlay")) == []  # nothing is asked of the kernel
+    assert (_home(program) / ".has-mount-program").read_bytes() == b"true"
+    lower = [each for each in LOWER if each[0].name != b"dev/wo"]
+    _their_layer(program, "theirs-lower", lower)
+    _our_layer(driver, "ours-lower", lower)
+    _their_layer(program, "theirs-upper", UPPER, "theirs-lower")
+    _our_layer(driver, "ours-upper", UPPER, "ours-lower")
+    for level in ("lower", "upper"):
+        ours, other = [_upper(_home(program) / f"{who}-{level}") for who in ("ours", "theirs")]
+        assert ours == other
+    assert ".wh.abs" in ours
+    driver.create("box", "theirs-upper", writable=True)
+    root = Path(driver.mount("box"))
+    assert "abs" not in os.listdir(root)
+    (root / "implied" / "new").touch()
+    (root / "escape").unlink()
+    driver.unmount("box")
+    assert {'Add "/implied/new"', 'Delete "/escape"'} <= set(_changes(driver, "box", "theirs-upper"))
+    # 1.43 does not list what an opaque directory hides, though it compares two trees like us.
+    found = _changes(driver, "theirs-upper", "theirs-lower")
+    hidden = {line for line in found if line.startswith('Delete "/dir/')}
+    assert len(hidden) == 5
+    assert sorted(set(found) - hidden) == sorted(program("changes", "theirs-upper").lines)
+    driver.shutdown()
+    program("shutdown")
