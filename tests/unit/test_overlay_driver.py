@@ -271,6 +271,14 @@ def _deep(driver: Overlay, depth: int) -> None:
         (Path(driver.home) / str(number) / "diff" / f"file{number}").touch()
 
 
+@pytest.fixture(params=["layer by layer", "in one text"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mounting as this kernel does it, and as older ones do."""
+    if request.param == "in one text":
+        monkeypatch.setattr(overlayfs, "_one_by_one", False)
+
+
+@pytest.mark.usefixtures("way")
 def test_five_hundred_layers_below_one_are_mounted_and_one_more_is_not(driver: Overlay) -> None:
     _deep(driver, 501)
     root = driver.mount("500")
@@ -283,6 +291,7 @@ def test_five_hundred_layers_below_one_are_mounted_and_one_more_is_not(driver: O
     driver.create("child", "501", writable=True)  # creating is no matter of depth
 
 
+@pytest.mark.usefixtures("way")
 def test_layers_below_are_mapped_and_the_layer_itself_is_not(driver: Overlay, home: Path) -> None:
     _base(driver)
     driver.create("middle", "base", writable=False)
@@ -415,6 +424,7 @@ def test_a_mount_point_that_is_a_symlink_is_not_mounted_on(driver: Overlay, home
     assert peers.mounts_below(place / "outside") == []
 
 
+@pytest.mark.usefixtures("way")
 def test_names_that_mean_something_in_mount_options(place: Path, open_driver: Callable[..., Overlay]) -> None:
     base = place / 'a,b:c\\d"e'
     base.mkdir()
