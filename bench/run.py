@@ -14,6 +14,7 @@ the sum over its processes of what they hold at that moment, shared pages counte
 
 import argparse
 import hashlib
+import io
 import os
 import platform
 import re
@@ -21,6 +22,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -112,6 +114,47 @@ def deleting(name: str, driver: str) -> Callable[[Program, Path], list[str]]:
     return prepare
 
 
+CYCLE = """
+for _ in 1 2 3 4 5; do
+    box=$("$@" create-container image) && "$@" mount "$box" && "$@" unmount "$box" && "$@" delete-container "$box"
+done >/dev/null
+"""
+
+STACK = """
+blob=$1; shift
+parent=
+for number in $(seq 300); do
+    parent=$("$@" import-layer --file "$blob" ${parent:+"$parent"})
+done
+"$@" mount "$("$@" create-layer "$parent")" >/dev/null
+"""
+
+
+def cycling(driver: str) -> Callable[[Program, Path], list[str]]:
+    """Five times: a container is made, mounted, unmounted and deleted, each by a command of its own."""
+
+    def prepare(program: Program, store: Path) -> list[str]:
+        run(importing(archives.archive("mixed"), driver)(program, store), environment(durable=False))
+        run(program.argv(store, driver, "create-image", "--id", "image", "bench"), environment(durable=False))
+        return ["sh", "-c", CYCLE, "sh", *program.argv(store, driver)]
+
+    return prepare
+
+
+def stacking(driver: str) -> Callable[[Program, Path], list[str]]:
+    """Three hundred small layers, one upon the other, and a mount of the last."""
+
+    def prepare(program: Program, store: Path) -> list[str]:
+        blob = store / "small-layer.tar"
+        with tarfile.open(blob, "w") as tar:
+            info = tarfile.TarInfo("etc/file")
+            info.size = 1000
+            tar.addfile(info, io.BytesIO(b"x" * 1000))
+        return ["sh", "-c", STACK, "sh", str(blob), *program.argv(store, driver)]
+
+    return prepare
+
+
 def listing(count: int, *words: str) -> Callable[[Program, Path], list[str]]:
     """A store of `count` layers, written as records: chains of twenty, with names, digests and sizes."""
 
@@ -183,6 +226,14 @@ def jobs(drivers: list[str]) -> Iterator[Job]:
         job = exporting("mixed", driver, "gzip")
         yield Job(f"export mixed as gzip, {driver}, tmpfs", "tmpfs", driver, job, fresh=False, piped=True)
         yield Job(f"delete small, {driver}, ext4, not durable", "ext4", driver, deleting("small", driver))
+        if driver == "overlay":  # vfs would copy every layer into the next
+            yield Job(
+                "container: make, mount, unmount, delete, x5, overlay, tmpfs",
+                "tmpfs",
+                driver,
+                cycling(driver),
+            )
+            yield Job("stack of 300 layers, overlay, tmpfs", "tmpfs", driver, stacking(driver))
     yield Job("list 20,000 layers", "tmpfs", "vfs", listing(20_000, "layers"), fresh=False)
     yield Job("list 20,000 layers --json", "tmpfs", "vfs", listing(20_000, "layers", "--json"), fresh=False)
     yield Job("small command: version", "tmpfs", "vfs", small("version"), fresh=False, loops=20)

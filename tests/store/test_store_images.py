@@ -112,6 +112,29 @@ def test_a_record_with_bad_data_is_not_made(store: orlop.Store, other: orlop.Sto
     assert not list(place.rglob(".tmp-*"))
 
 
+@pytest.mark.parametrize("kind", ["layers", "images", "containers"])
+def test_odd_names_are_taken_and_endless_ones_refused(
+    store: orlop.Store, other: orlop.Store, kind: str
+) -> None:
+    """N5, N8, D10: any text is a name; limits stand where a caller gives something, not where records are loaded."""
+    collection, seen = getattr(store, kind), getattr(other, kind)
+    odd = ["", " sp ", "new\nline", "\u2028", "nul\0", "a" * 60_000, "0" * 64]
+    record = collection.create(names=odd, metadata="nul\0 and \x7f")
+    assert seen.names(record.id) == tuple(odd)
+    assert all(seen[name].id == record.id for name in odd)
+    assert seen.metadata(record.id) == "nul\0 and \x7f"
+    for names in (["x" * 70_000], [f"n{number}" for number in range(10_001)]):
+        with pytest.raises(errors.LimitExceeded):
+            collection.create(names=names)
+        with pytest.raises(errors.LimitExceeded):
+            collection.add_names(record.id, names)
+    with pytest.raises(errors.LimitExceeded):
+        collection.set_metadata(record.id, "x" * (17 << 20))
+    with pytest.raises(errors.LimitExceeded):
+        collection.create(metadata="x" * (17 << 20))
+    assert len(seen) == 1
+
+
 def test_deleting_an_image_takes_the_layers_that_only_it_needs(
     store: orlop.Store, other: orlop.Store
 ) -> None:

@@ -49,6 +49,21 @@ have no limit."""
 
 # (`model/record.py` has the limit of nesting inside of a record.)
 
+# What callers may put into a record. Every program that shares the store loads all of it each time; what is found on
+# disk is loaded whatever its size. The peers have no limits (CVE-2020-1702 is a manifest that was read whole).
+
+NAME_MAX = 64 * 1024
+"""One name, in bytes. Image references end at 4 KiB in every registry."""
+
+NAMES_MAX = 10_000
+"""Names of one record. Engines rename by reading all names and writing all names."""
+
+METADATA_MAX = 16 * MIB
+"""The caller's own text of a record, in bytes. Engines keep a few hundred."""
+
+DATA_ITEM_MAX = 256 * MIB
+"""One big-data item of an image or container, which readers take into memory whole. Those of layers are streams."""
+
 # --- compressed streams -------------------------------------------------------------------------------------
 
 ZSTD_WINDOW_LOG_MAX = 27

@@ -136,16 +136,16 @@ class Collection(_Of["T"]):
         return self._rename(ref, "remove", names)
 
     def _rename(self, ref: str, operation: str, names: Iterable[str]) -> tuple[str, ...]:
-        if isinstance(names, str):
-            raise TypeError(f"names are a list of texts; found the single text {names!r}")
-        wanted = list(dict.fromkeys(names))
+        from orlop.store import checks
+
+        wanted = checks.names(names)
         with self._opening(WRITE) as tables:
             found = self._changing(tables, ref)
             if found is None:
                 raise self._not_known(ref)
             editor, row = found
             if operation == "add":
-                wanted = list(dict.fromkeys([*wanted, *row.names]))
+                wanted = checks.names([*wanted, *row.names])
             elif operation == "remove":
                 wanted = [name for name in row.names if name not in wanted]
             editor.set_names(row, wanted, **self._history(row, wanted))
@@ -162,6 +162,9 @@ class Collection(_Of["T"]):
 
     def set_metadata(self, ref: str, metadata: str) -> None:
         """Replace the caller's own text of a record."""
+        from orlop.store import checks
+
+        checks.metadata(metadata)
         with self._opening(WRITE) as tables:
             found = self._changing(tables, ref)
             if found is None:

@@ -75,8 +75,13 @@ class Containers(Collection[Container]):
         Raises:
             ImageUnknown, LayerUnknown, DuplicateID, DuplicateName, UnsafeID, InvalidMappings.
         """
+        from orlop.store import checks
+
         engine = self._engine
-        names = tuple(dict.fromkeys(names))
+        names = tuple(checks.names(names))
+        checks.metadata(metadata)
+        for key, value in (data or {}).items():
+            checks.item(key, value)
         if bool(process_label) != bool(mount_label):
             raise ValueError(
                 "wanted both SELinux labels or neither; found "

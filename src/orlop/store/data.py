@@ -8,7 +8,9 @@ data.digest("manifest"), data.size("manifest"), list(data)
 from __future__ import annotations
 
 from orlop.errors import DataUnknown, DigestUnknown, InvalidKey, SizeUnknown
+from orlop.formats.limits import DATA_ITEM_MAX
 from orlop.model.digest import Digest
+from orlop.store import checks
 from orlop.store.engine import READ, WRITE
 
 TYPE_CHECKING = False
@@ -156,7 +158,9 @@ class Data:
         if not key:
             raise InvalidKey(f"a data item of a {noun} needs a key", key=key, kind=noun, action="set")
         if noun != "layer" and not isinstance(data, bytes):
-            data = bytes(data) if isinstance(data, bytearray | memoryview) else data.read()
+            data = bytes(data) if isinstance(data, bytearray | memoryview) else data.read(DATA_ITEM_MAX + 1)
+        if noun != "layer":
+            checks.item(key, data)  # type: ignore[arg-type]
         if digest is not None:
             Digest.parse(digest)
         with collection._opening(WRITE) as tables:

@@ -74,10 +74,13 @@ class Images(Collection[Image]):
         Raises:
             LayerUnknown, DuplicateID, DuplicateName, UnsafeID, InvalidDigest, InvalidKey.
         """
-        from orlop.store import layering
+        from orlop.store import checks, layering
 
         engine = self._engine
-        names = tuple(dict.fromkeys(names))
+        names = tuple(checks.names(names))
+        checks.metadata(metadata)
+        for key, value in (data or {}).items():
+            checks.item(key, value)
         moment = _moment(created)
         if digest is not None:
             Digest.parse(digest)

@@ -14,6 +14,7 @@ from orlop.model.ids import check_new_id
 from orlop.model.timestamp import Timestamp
 from orlop.records.incomplete import creating
 from orlop.records.layers import layer_of
+from orlop.store import checks
 from orlop.store.engine import READ
 
 TYPE_CHECKING = False
@@ -77,14 +78,14 @@ class Draft:
         flags: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = id
-        self.names = tuple(dict.fromkeys(names))
+        self.names = tuple(checks.names(names))
         self.parent = parent
         self.template = template
         self.label = label
         self.writable = writable
         self.mappings = mappings
         self.volatile = volatile
-        self.metadata = metadata
+        self.metadata = checks.metadata(metadata)
         self.storage_opt = storage_opt
         self.data = data or {}
         self.flags = flags or {}
