@@ -35,7 +35,7 @@ class Digest(str):
         length = HEX_LENGTHS.get(algorithm)
         if length is None:
             raise _invalid(text, UNSUPPORTED if _is_well_formed(algorithm, encoded) else MALFORMED)
-        if len(encoded) != length:
+        if len(encoded.encode("utf-8", "surrogatepass")) != length:
             raise _invalid(text, WRONG_LENGTH)
         if not _HEX.issuperset(encoded):
             raise _invalid(text, MALFORMED)
