@@ -11,7 +11,7 @@ from orlop.store.engine import READ, WRITE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Generic, TypeVar
+    from typing import Any, Generic, TypeVar
 
     from orlop.errors import NotFound
     from orlop.model.record import Record
@@ -81,7 +81,8 @@ class Collection(_Of["T"]):
 
     def _all(self) -> list[T]:
         with self._opening(READ) as tables:
-            return [self._value(view, row) for view in self._views(tables) for row in view.rows]
+            values: list[Any] = [value for view in self._views(tables) for value in view.values()]
+            return values
 
     def json(self) -> str:
         """All records as the text of a JSON array, the quickest form: mostly the very text of the files."""

@@ -341,6 +341,11 @@ class Tables:
 
     # --- asking over all tables ---------------------------------------------------------------------------
 
+    def doubted(self, layer_id: str) -> str | None:
+        """Why a layer must stay even if no record needs it: one that was set aside, of any table, mentions it."""
+        views = (self.layers, self.images, self.containers, *self.other_images)
+        return next((why for view in views if (why := view.table.doubted(layer_id)) is not None), None)
+
     def find_layer(self, ref: str) -> tuple[View, Row] | None:
         """A layer by id, name or unique prefix: primary table, then additional ones."""
         return _find((self.layers, *self.other_layers), ref)

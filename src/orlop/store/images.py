@@ -200,7 +200,7 @@ def _layers_to_go(tables: Tables, image: Row) -> list[str]:
     """The layers that only this image needs: mapped copies, top, ancestors (`spec/records.md` 20.2)."""
     layers = tables.layers.rows
     mapped = list(dict.fromkeys(image.document.get("mapped-layers") or []))
-    going = [id for id in mapped if layers.by_id(id) is not None]
+    going = [id for id in mapped if layers.by_id(id) is not None and tables.doubted(id) is None]
     needed: set[str] = set()
     for other in tables.images.rows:
         if other is not image:
@@ -209,7 +209,7 @@ def _layers_to_go(tables: Tables, image: Row) -> list[str]:
     at = image.document.get("layer") or ""
     while at and at not in going:
         row = layers.by_id(at)
-        if row is None or at in needed or tables.containers.find(at) is not None:
+        if row is None or at in needed or tables.containers.find(at) is not None or tables.doubted(at):
             break
         children = [child.id for child in layers.holding("parent", at)]
         if any(child not in going for child in children):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orlop.errors import (
+    BadRecords,
     LayerHasChildren,
     LayerUnknown,
     LayerUsedByContainer,
@@ -282,6 +283,13 @@ def _refuse_if_needed(tables: Tables, row: Row) -> None:
             f'layer "{row.id}" is the changing layer of container {container.id}',
             id=row.id,
             container=container.id,
+        )
+    why = tables.doubted(row.id)
+    if why is not None:
+        raise BadRecords(
+            f'layer "{row.id}" is mentioned by a damaged record, which may need it: {why}; mend that one first',
+            id=row.id,
+            reason=why,
         )
 
 
