@@ -39,8 +39,8 @@ class Mounting(VFS):
         self.mounted[id] += 1
         return path
 
-    def unmount(self, id: str) -> None:
-        super().unmount(id)
+    def unmount(self, id: str, *, last: bool = False) -> None:
+        super().unmount(id, last=last)
         assert self.mounted[id] > 0
         self.mounted[id] -= 1
 

@@ -305,8 +305,12 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    def unmount(self, id: str) -> None:
-        """Undo one `mount`."""
+    def unmount(self, id: str, *, last: bool = False) -> None:
+        """Undo one `mount`; with `last` every one.
+
+        `last` is for the store, which counts the mounts of all processes: a mount that it took over from a process
+        that died is one for the store, and two for a driver that found it there.
+        """
 
     # --- archives in and out ----------------------------------------------------------------------------------
 

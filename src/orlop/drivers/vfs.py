@@ -191,7 +191,7 @@ class VFS(NaiveDiff, SupportsFiles):
             raise NotADirectoryError(f'layer "{id}" is not a directory: {place}')
         return place
 
-    def unmount(self, id: str) -> None:
+    def unmount(self, id: str, *, last: bool = False) -> None:
         self.check_id(id)
 
     def files(self, id: str) -> LayerFiles:

@@ -185,7 +185,7 @@ def unmount_layer(
         mounts.set(tables.layers.rows, row.id, Mount(known.path, count - 1))
         return True
     try:
-        engine.ready_driver.unmount(row.id)
+        engine.ready_driver.unmount(row.id, last=True)
     except FileNotFoundError:
         pass  # there is nothing left to unmount
     mounts.set(tables.layers.rows, row.id, Mount("", 0))

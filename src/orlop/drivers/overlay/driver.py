@@ -157,11 +157,17 @@ class Overlay(NaiveDiff, SupportsFiles):
         volatile: bool = False,
     ) -> str:
         self.check_id(id)
+        if not self._options.skip_mount_home and not mounts.is_mount_point(self.home):
+            # Somebody unmounted it. The next program that opens the store will put it back: then this mount would
+            # be hidden under it, and be nobody's.
+            from orlop.system import newmount
+
+            newmount.bind_private(self.home)
         return self._mounter.mount(id, label=label, mappings=mappings, options=options, volatile=volatile)
 
-    def unmount(self, id: str) -> None:
+    def unmount(self, id: str, *, last: bool = False) -> None:
         self.check_id(id)
-        self._mounter.unmount(id)
+        self._mounter.unmount(id, last=last)
 
     def files(self, id: str) -> LayerFiles:
         from orlop.drivers.layerfiles import DirectoryFiles

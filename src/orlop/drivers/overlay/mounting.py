@@ -10,6 +10,7 @@ Rule 3: Unmounting puts a new, empty `merged` in the place of the old one. Anoth
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 
 from orlop.drivers.overlay import layout, program
@@ -52,6 +53,10 @@ class Counter:
                 self._counts.pop(point, None)
             return count
 
+    def forget(self, point: str) -> None:
+        with self._lock:
+            self._counts.pop(point, None)
+
 
 class Mounter:
     """Mounts the layers of one home."""
@@ -90,13 +95,15 @@ class Mounter:
             raise
         return point
 
-    def unmount(self, id: str) -> None:
-        """Undo one `mount`. Unmounting what is not mounted is fine."""
+    def unmount(self, id: str, *, last: bool = False) -> None:
+        """Undo one `mount`, or with `last` all. Unmounting what is not mounted is fine."""
         directory = self._layout.find(id)
         if directory is None:
             raise FileNotFoundError(2, "the layer has no directory", f"{self._layout.home}/{id}")
         point = self._point(directory, id)
-        if self._counter.add(point, -1) > 0:
+        if last:
+            self._counter.forget(point)
+        elif self._counter.add(point, -1) > 0:
             return
         _detach_leaked(f"{directory}/mapped")
         try:
@@ -253,16 +260,31 @@ def _make_point(point: str, owner: tuple[int, int]) -> None:
 def _renew(point: str) -> None:
     """Rule 3."""
     try:
-        status = os.lstat(point)
+        if not _replace(point):
+            mounts.unmount_below(point)  # somebody mounted something upon ours
+            _replace(point)
+            # If it is still in use, then by a mount hidden below a later one, and what we see is empty as it should.
     except FileNotFoundError:
         return
+
+
+def _replace(point: str) -> bool:
+    """Whether there is a new directory in the place of the mount point; False if something is mounted there."""
+    status = os.lstat(point)
     new = f"{os.path.dirname(point)}/merged.1"
     try:
         os.mkdir(new, 0o700)
     except FileExistsError:
         pass  # of somebody who was interrupted
     os.chown(new, status.st_uid, status.st_gid, follow_symlinks=False)
-    os.rename(new, point)
+    try:
+        os.rename(new, point)
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    os.rmdir(new)
+    return False
 
 
 def _remove_point(point: str) -> None:
@@ -272,6 +294,11 @@ def _remove_point(point: str) -> None:
             os.rmdir(path)
         except FileNotFoundError:
             continue
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            mounts.unmount_below(path)  # somebody mounted something upon ours
+            os.rmdir(path)
 
 
 def _detach_leaked(directory: str) -> None:
