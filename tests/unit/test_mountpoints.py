@@ -216,3 +216,15 @@ def test_a_broken_file_hides_the_mounts_and_is_never_written_over(file: Path, co
     mounts.set(LAYERS, B, Mount("/b", 1))
     assert json.loads(file.read_bytes()) == [entry(B, "/b")]
     assert mounts.damage == ()
+
+
+def test_a_link_in_the_place_of_the_file_is_not_followed(file: Path) -> None:
+    target = file.with_name("elsewhere")
+    write(target, entry(A))
+    file.symlink_to(target)
+    mounts = made(file)
+    assert state(mounts) == {}
+    assert "symbolic link" in mounts.damage[0]
+    with pytest.raises(BadRecords):
+        mounts.set(LAYERS, A, Mount("/m", 2))
+    assert json.loads(target.read_bytes()) == [entry(A)]

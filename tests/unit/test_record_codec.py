@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orlop.errors import LimitExceeded
 from orlop.formats import records
 from orlop.formats.gojson import SyntaxProblem
 from orlop.formats.records import Misfit, encode, encode_all, fitted, json_of, parse, trimmed
@@ -326,6 +327,17 @@ def test_a_file_without_records(data: bytes) -> None:
     contents = parse(Layer, data)
     assert (contents.documents, contents.asides, contents.texts(), contents.canonical()) == ([], [], [], "")
     assert contents.is_void == (data == b"")
+
+
+def test_a_file_of_rubbish_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P8: 256 MiB of empty lists would take 8 GiB."""
+    monkeypatch.setattr(records, "RECORD_VALUES_MAX", 1000)
+    with pytest.raises(LimitExceeded, match="1000 values"):
+        parse(Layer, b"[" + b"[]," * 1500 + b"[]]")
+    monkeypatch.setattr(records, "RECORDS_ASIDE_MAX", 10)
+    with pytest.raises(LimitExceeded, match="10 records that do not fit"):
+        parse(Layer, b"[" + b"5," * 10 + b"5]")
+    assert len(parse(Layer, b"[" + b"5," * 9 + b"5]").asides) == 10
 
 
 # --- the text of what does not change -----------------------------------------------------------------------

@@ -8,6 +8,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -283,6 +285,14 @@ def test_a_file_past_the_limit_is_damage(at: Place, monkeypatch: pytest.MonkeyPa
     at.put(LAYERS, text(*[doc(f"{n:064x}") for n in range(20)]))
     with pytest.raises(BadRecords, match="1000"), at.layers().reading():
         pass
+
+
+def test_a_file_of_rubbish_is_damage(at: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "RECORDS_ASIDE_MAX", 10)
+    path = at.put(LAYERS, b"[" + b"5," * 10 + b"5]")
+    with pytest.raises(BadRecords, match="do not fit") as failure, at.layers().reading():
+        pass
+    assert failure.value.path == str(path)
 
 
 def test_a_broken_table_does_not_stop_another(at: Place) -> None:
@@ -643,7 +653,8 @@ def test_what_was_set_aside_by_a_dead_process_goes_at_the_next_load(at: Place) -
         (base / "lock-7").touch()
     table = at.layers(temp_roots=(str(driver_root),))
     listed(table)
-    assert os.listdir(root) == os.listdir(driver_root) == []
+    assert os.listdir(root) == []
+    assert not driver_root.exists()  # older peers would take it for a layer
     assert table.damage == ()
 
 
@@ -1423,3 +1434,43 @@ def test_what_a_note_names_stays_if_a_record_set_aside_mentions_it(at: Place) ->
     with at.images().writing():
         pass
     assert kept.exists()
+
+
+# --- what it costs ------------------------------------------------------------------------------------------
+
+
+def test_loading_the_tables_imports_nothing_that_costs_time() -> None:
+    """A small command is over before dataclasses, json, re or typing are imported."""
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        "import orlop.records.layers, orlop.records.images, orlop.records.containers\n"
+        "print(*sorted(m for m in set(sys.modules) - before if not m.startswith('orlop')))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    allowed = {
+        "__future__",
+        "_bisect",
+        "_json",
+        "_struct",
+        "binascii",
+        "bisect",
+        "errno",
+        "fcntl",
+        "gc",
+        "itertools",
+    }
+    assert set(done.stdout.split()) - allowed <= {"struct", "stat", "time", "_weakref"}
+
+
+def test_listing_looks_at_no_record_by_itself(at: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked at a load is checked by columns; only where something is wrong, record by record."""
+    content = [
+        doc(f"{n:064x}", f"n{n}", parent=f"{n:064x}", diff_digest=SHA, uidset=[n]) for n in range(3000)
+    ]
+    at.put(LAYERS, text(*content))
+    asked: list[object] = []
+    monkeypatch.setattr(records, "fitted", lambda kind, value: asked.append(value))
+    table = at.layers()
+    assert ids(table)[-1] == f"{2999:064x}"
+    assert asked == []
+    assert table._rows._order is None

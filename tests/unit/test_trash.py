@@ -95,6 +95,31 @@ def test_what_lies_on_another_mount_goes_to_a_root_there(
     assert list(own_root.iterdir()) == list(root.iterdir()) == []
 
 
+@pytest.mark.parametrize("where", ["root", "own"])
+def test_on_a_full_disk_things_are_deleted_at_once(
+    root: Path, things: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P5: there is no room for the directory to move them to, and room is what the caller wants to make."""
+    real, own_root = os.mkdir, root.parent / "own"
+
+    def full(path: str, mode: int = 0o777) -> None:
+        if where == "root" or str(own_root) in path:
+            raise OSError(28, "No space left on device")
+        real(path, mode)
+
+    def across(source: str, target: str) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "rename", across)
+    trash = Trash(str(root))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", full)
+        assert trash.set_aside(str(things / "tree"), str(own_root))
+        assert not trash.set_aside(str(things / "tree"), str(own_root))
+    assert not (things / "tree").exists()
+    trash.empty()
+
+
 def test_an_error_of_the_rename_goes_on_and_the_thing_stays(
     root: Path, things: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

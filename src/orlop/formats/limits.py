@@ -47,6 +47,13 @@ RECORDS_FILE_MAX = 256 * MIB
 """One file of records. Twenty thousand layers are 12 MiB; decoded, records need several times their text. The peers
 have no limit."""
 
+RECORD_VALUES_MAX = 8_000_000
+"""Values in one file of records: texts, numbers, lists, maps. Each takes some 60 bytes in memory, so that 256 MiB of
+empty lists would take 8 GiB. Twenty thousand layers are half a million."""
+
+RECORDS_ASIDE_MAX = 10_000
+"""Records of one file that are set aside as they do not fit. With more than that the file is something else."""
+
 # (`model/record.py` has the limit of nesting inside of a record.)
 
 # What callers may put into a record. Every program that shares the store loads all of it each time; what is found on

@@ -8,7 +8,9 @@ else comes out otherwise than it was.
 
 from __future__ import annotations
 
+from orlop.errors import LimitExceeded
 from orlop.formats import gojson
+from orlop.formats.limits import RECORD_VALUES_MAX, RECORDS_ASIDE_MAX
 from orlop.model.record import FLAGS, ID_MAPS, NESTING_MAX, TIME, Record, is_shallow
 from orlop.model.timestamp import UNSET
 
@@ -135,8 +137,11 @@ def parse(kind: type[Record], data: bytes) -> Contents:
 
     Raises:
         gojson.SyntaxProblem: the file is not a JSON array.
+        LimitExceeded: more values, or more misfits, than any table has.
     """
     text = gojson.text_of(data)
+    if len(text) > 2 * RECORD_VALUES_MAX and text.count(",") + text.count(":") > RECORD_VALUES_MAX:
+        raise LimitExceeded(f"more than {RECORD_VALUES_MAX} values", limit=RECORD_VALUES_MAX)
     values = gojson.array(text)
     if values is not None and (columns := _all_fitting(kind, values)) is not None:
         return Contents(kind, values, text, columns=columns)
@@ -147,6 +152,11 @@ def parse(kind: type[Record], data: bytes) -> Contents:
         try:
             documents.append(fitted(kind, value))
         except Misfit as misfit:
+            if len(asides) == RECORDS_ASIDE_MAX:
+                raise LimitExceeded(
+                    f"more than {RECORDS_ASIDE_MAX} records that do not fit; the last: {misfit}",
+                    limit=RECORDS_ASIDE_MAX,
+                ) from None
             asides.append(Aside(len(documents), piece, value, str(misfit)))
             documents.append(None)
         texts.append(piece)

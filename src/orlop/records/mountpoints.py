@@ -11,7 +11,7 @@ Rules
 
 from __future__ import annotations
 
-from orlop.errors import BadRecords
+from orlop.errors import BadRecords, LimitExceeded, UnsafePath
 from orlop.formats import gojson
 from orlop.formats.limits import RECORDS_FILE_MAX
 from orlop.system import files
@@ -112,10 +112,10 @@ class Mountpoints:
         damage: list[str] = []
         unreadable: str | None = None
         try:
-            data = files.read(self.path, limit=RECORDS_FILE_MAX)
-        except FileNotFoundError:
-            data = b""
-        try:
+            try:
+                data = files.read(self.path, limit=RECORDS_FILE_MAX)
+            except FileNotFoundError:
+                data = b""
             for value, text in gojson.elements(gojson.text_of(data)):
                 try:
                     id, mount = _read_mount(value)
@@ -126,7 +126,7 @@ class Mountpoints:
                 row = rows.find(id) if mount.path else None
                 if row is not None:
                     mounts[row.id] = mount
-        except gojson.SyntaxProblem as problem:
+        except (gojson.SyntaxProblem, LimitExceeded, UnsafePath) as problem:
             unreadable = str(problem)
             mounts, asides, damage = {}, [], [f'loading "{self.path}": {unreadable}']
         self._mounts, self._asides, self._unreadable, self.damage = mounts, asides, unreadable, tuple(damage)
