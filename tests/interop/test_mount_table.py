@@ -146,7 +146,11 @@ def test_a_mount_point_that_is_gone_is_made_again(site: Site) -> None:
     site.store.mount("box")
     mounts.unmount(str(site.merged))
     site.merged.rmdir()
-    assert site.store.unmount("box") is False
+    assert site.store.mount("box") == str(site.merged)
+    assert site.has_files()
+    mounts.unmount(str(site.merged))
+    site.merged.rmdir()
+    assert [site.store.unmount("box"), site.store.unmount("box")] == [True, False]
     assert site.ours("mount", "box").lines == [str(site.merged)]
     assert site.has_files()
     assert site.store.unmount("box") is False
@@ -168,6 +172,22 @@ def test_mounts_outlive_their_counts(site: Site, unmount: Unmount) -> None:
         unmount(site)
         assert site.layers_seen() == 0
         site.counted()
+
+
+def test_a_program_goes_on_when_its_run_root_is_wiped(site: Site) -> None:
+    """What it holds mounted it can mount again and unmount; another program's locks are the same as its own."""
+    site.store.mount("box")
+    shutil.rmtree(site.base / "run")
+    assert site.store.mount("box") == str(site.merged)
+    assert (site.layers_seen(), site.store.mount_count("box")) == (1, 1)
+    assert site.theirs("mount", "box").lines == [str(site.merged)]
+    assert site.store.mount_count("box") == 2
+    assert site.store.unmount("box") is True
+    assert site.store.unmount("box") is False
+    assert site.layers_seen() == 0
+    shutil.rmtree(site.base / "run")
+    site.store.containers.create(image="i", names=["after"], volatile=True)
+    site.store.containers.delete("after")
 
 
 @pytest.mark.parametrize("by", ["this program", "a new one", "another process"])

@@ -64,12 +64,10 @@ def _mount_layer(
     options: Sequence[str],
     volatile: bool,
 ) -> str:
-    from orlop.system.mounts import is_mount_point
-
     mounts = engine.layers.mounts
     assert mounts is not None
     known = mounts.of(row.id)
-    if known.count > 0 and known.path and is_mount_point(known.path):
+    if known.count > 0 and known.path and _is_mounted(known.path):
         mounts.set(tables.layers.rows, row.id, Mount(known.path, known.count + 1))
         return known.path
     driver = engine.ready_driver
@@ -92,6 +90,16 @@ def _mount_layer(
     )
     mounts.set(tables.layers.rows, row.id, Mount(path, known.count + 1))
     return path
+
+
+def _is_mounted(path: str) -> bool:
+    """Counts may be of before a reboot, and somebody may have unmounted what we mounted."""
+    from orlop.system.mounts import is_mount_point
+
+    try:
+        return is_mount_point(path)
+    except FileNotFoundError:
+        return False  # the driver makes it anew
 
 
 def mount_image(engine: Engine, ref: str, *, options: tuple[str, ...] = (), label: str = "") -> str:
