@@ -708,7 +708,9 @@ def test_an_ordinary_user_removes_directories_that_forbid_it(tmp_path: Path) -> 
     if os.geteuid() == 0:
         for path in (tmp_path, *tmp_path.rglob("*")):
             os.lchown(path, 12345, 12345)
-        code = f"import os; from orlop.system import removal; os.setresuid(12345, 12345, 12345); {code}"
+        # What is imported on use is imported before: that user may not be able to read this checkout.
+        warm = "os.makedirs('warm/x'); files.remove_tree('warm')"
+        code = f"import os; from orlop.system import files; {warm}; os.setresuid(12345, 12345, 12345); {code}"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )

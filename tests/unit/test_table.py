@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -874,6 +875,43 @@ def test_tokens_are_written_to_all_locks_and_read_from_the_first(at: Place) -> N
     assert after[0] != after[1]
     assert table._token == after[0]
     assert [Path(lock.path).parent.parent for lock in table.locks] == [at.graph, at.images_root]
+
+
+@pytest.mark.parametrize(("make", "file"), TABLES)
+def test_threads_and_programs_lose_nothing_of_each_other(at: Place, make: Make, file: str) -> None:
+    """Two threads on each of two tables; every one adds, renames, removes and reads, in turns of its own."""
+    tables = [make(at), make(at)]
+    failures: list[BaseException] = []
+
+    def work(who: int) -> None:
+        table = tables[who % 2]
+        try:
+            for number in range(20):
+                with table.writing() as editor:
+                    editor.add(doc(f"{who}-{number}", f"name-{who}", "everybody's"[: number % 2]))
+                    editor.set_names(row(editor, f"{who}-{number}"), [f"name-{who}", "everybody's"])
+                    if number % 3:
+                        editor.remove(row(editor, f"{who}-{number - 1}"))
+                with table.reading() as view:
+                    mine = [found.id for found in view.rows if found.id.startswith(f"{who}-")]
+                    assert mine[-1] == f"{who}-{number}"
+                    assert row(view, f"name-{who}").id == f"{who}-{number}"
+                    assert (
+                        len([v for v in view.values() if "everybody's" in v.document().get("names", [])]) == 1
+                    )
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(who,)) for who in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    assert sorted(ids(make(at))) == sorted(ids(tables[0])) == sorted(ids(tables[1]))
+    assert len(ids(make(at))) == 4 * 7
+    assert len(at.get(file)) == 28
+    assert all(table.damage == () for table in tables)
 
 
 def test_a_block_without_a_change_writes_nothing(at: Place) -> None:

@@ -28,7 +28,7 @@ def layers(call: Call) -> int:
         from orlop.dropin.tree import drawn
 
         call.streams.out(drawn([(layer.id, layer.parent or BASE) for layer in found], _notes(call, found)))
-    elif call.values.on("quiet"):
+    elif call.values.on("quick"):
         _ids(call, found)
     else:
         images, containers = _users(call)

@@ -31,10 +31,11 @@ def delete(engine: Engine, ref: str) -> None:
                 raise NotALayer(f"container {container.id} has a layer without a record", ref=ref)
             containers.delete_with_layer(engine, tables, container, layer, rubbish)
             return
-        image = tables.images.find(ref)
-        if image is not None:
-            images.remove_record(engine, tables.images, image, rubbish)
-            return
+        for editor in tables.own_images():
+            image = editor.find(ref)
+            if image is not None:
+                images.remove_record(engine, editor, image, rubbish)
+                return
         row = tables.layers.find(ref)
         if row is None:
             raise LayerUnknown(f"no container, image or layer of this store is called {ref!r}", ref=ref)
@@ -49,8 +50,9 @@ def wipe(engine: Engine) -> None:
     ):
         for container in list(tables.containers.rows):
             containers.remove_record(engine, tables.containers, container, rubbish)
-        for image in list(tables.images.rows):
-            images.remove_record(engine, tables.images, image, rubbish)
+        for editor in tables.own_images():
+            for image in list(editor.rows):
+                images.remove_record(engine, editor, image, rubbish)
         rows = sorted(tables.layers.rows, key=lambda row: Layer(row.document).created.ns, reverse=True)
         delete_layers(engine, tables, rows, rubbish)
         driver = engine.ready_driver

@@ -42,6 +42,14 @@ class Engine:
 
     def __init__(self, options: StoreOptions) -> None:
         self.options = options
+        if options.image_store and os.path.realpath(options.image_store) == os.path.realpath(
+            options.graph_root
+        ):
+            raise ConfigError(
+                f"the image store {options.image_store} is the graph root itself; a split store needs two",
+                peer=f"imagestore {options.image_store} must either be not set or be a different than graphroot",
+                path=options.image_store,
+            )
         for root in (options.run_root, options.graph_root, options.image_store):
             if root:
                 files.make_dirs(root)
@@ -114,8 +122,9 @@ class Engine:
 
         with self.open(images=WRITE, containers=WRITE, additional=False) as tables:
             rubbish = self.layers.new_trash()
-            for image in [row for row in tables.images.rows if row.document.get("layer") in layer_ids]:
-                images.remove_record(self, tables.images, image, rubbish)
+            for editor in tables.own_images():
+                for image in [row for row in editor.rows if row.document.get("layer") in layer_ids]:
+                    images.remove_record(self, editor, image, rubbish)
             for box in [row for row in tables.containers.rows if row.document.get("layer") in layer_ids]:
                 containers.remove_record(self, tables.containers, box, rubbish)
         rubbish.empty()
@@ -212,8 +221,8 @@ class Engine:
             for root in self._additional_roots()
         ]
 
-    def additional_images(self) -> list[ImageTable]:
-        """Image tables read besides the primary one: that of a split store's graph root, then foreign ones."""
+    def additional_images(self, *, foreign: bool = True) -> list[ImageTable]:
+        """Image tables besides the primary one: that of a split store's graph root, ours too, then foreign ones."""
         tables = []
         if self.options.image_store:
             tables.append(
@@ -227,7 +236,7 @@ class Engine:
                 f"images of {root}",
                 lambda root=root: ImageTable(self.place("images", root=root), read_only=True),
             )
-            for root in self._additional_roots()
+            for root in (self._additional_roots() if foreign else ())
         ]
         return tables
 
@@ -291,7 +300,7 @@ class Tables:
     def __enter__(self) -> Tables:
         engine, (layers, images, containers) = self.engine, self._modes
         others_of_layers = engine.additional_layers() if layers and self._additional else []
-        others_of_images = engine.additional_images() if images and self._additional else []
+        others_of_images = engine.additional_images(foreign=self._additional) if images else []
         try:
             if layers:
                 if layers == WRITE and not self._graph_held:
@@ -300,7 +309,10 @@ class Tables:
                 self.other_layers = [self._take(table, READ) for table in others_of_layers]
             if images:
                 self.images = self._take(engine.images, images)
-                self.other_images = [self._take(table, READ) for table in others_of_images]
+                # The images of a split store's graph root are ours to delete, and need their layers as much.
+                self.other_images = [
+                    self._take(table, READ if table.read_only else images) for table in others_of_images
+                ]
             if containers:
                 self.containers = self._take(engine.containers, containers)
         except BaseException as error:
@@ -356,6 +368,10 @@ class Tables:
         if found and found[0] is not self.images and self.images.rows.by_id(found[1].id) is not None:
             return None
         return found
+
+    def own_images(self) -> list[Editor]:
+        """The image tables that are ours to change; two in a split store. Opened for writing."""
+        return [view for view in (self.images, *self.other_images) if isinstance(view, Editor)]
 
     def layer(self, ref: str) -> tuple[View, Row]:
         """As `find_layer`; raises LayerUnknown."""

@@ -167,9 +167,7 @@ class Images(Collection[Image]):
             emptied(engine) as rubbish,
             engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
         ):
-            row = tables.images.find(ref)
-            if row is None:
-                raise NotAnImage(f"no image of this store has the id, name or unique prefix {ref!r}", ref=ref)
+            editor, row = _own_image(tables, ref)
             for container in tables.containers.rows.holding("image", row.id):
                 raise ImageUsedByContainer(
                     f'image "{row.id}" is used by container {container.id}: delete that first',
@@ -180,9 +178,17 @@ class Images(Collection[Image]):
             if not dry_run:
                 rows = [layer for id in going if (layer := tables.layers.rows.by_id(id)) is not None]
                 delete_layers(
-                    engine, tables, rows, rubbish, lambda: remove_record(engine, tables.images, row, rubbish)
+                    engine, tables, rows, rubbish, lambda: remove_record(engine, editor, row, rubbish)
                 )
         return tuple(map(LayerID, going))
+
+
+def _own_image(tables: Tables, ref: str) -> tuple[Editor, Row]:
+    for editor in tables.own_images():
+        row = editor.find(ref)
+        if row is not None:
+            return editor, row
+    raise NotAnImage(f"no image of this store has the id, name or unique prefix {ref!r}", ref=ref)
 
 
 def remove_record(engine: Engine, editor: Editor, row: Row, rubbish: Trash) -> None:
@@ -202,7 +208,7 @@ def _layers_to_go(tables: Tables, image: Row) -> list[str]:
     mapped = list(dict.fromkeys(image.document.get("mapped-layers") or []))
     going = [id for id in mapped if layers.by_id(id) is not None and tables.doubted(id) is None]
     needed: set[str] = set()
-    for other in tables.images.rows:
+    for other in (row for editor in tables.own_images() for row in editor.rows):
         if other is not image:
             needed.add(other.document.get("layer") or "")
             needed.update(other.document.get("mapped-layers") or ())

@@ -258,10 +258,11 @@ class Layers(Collection[Layer]):
                 raise NotALayer(f"no layer of this store has the id, name or unique prefix {ref!r}", ref=ref)
             _refuse_if_needed(tables, row)
             delete_layers(engine, tables, [row], rubbish)
-            for image in list(tables.images.rows):
-                mapped = image.document.get("mapped-layers") or []
-                if row.id in mapped:
-                    tables.images.change(image, {"mapped-layers": [m for m in mapped if m != row.id]})
+            for editor in tables.own_images():
+                for image in list(editor.rows):
+                    mapped = image.document.get("mapped-layers") or []
+                    if row.id in mapped:
+                        editor.change(image, {"mapped-layers": [m for m in mapped if m != row.id]})
 
 
 def _refuse_if_needed(tables: Tables, row: Row) -> None:
@@ -274,7 +275,7 @@ def _refuse_if_needed(tables: Tables, row: Row) -> None:
             child=children[0],
             children=tuple(children),
         )
-    for image in tables.images.rows.holding("layer", row.id):
+    for image in (i for editor in tables.own_images() for i in editor.rows.holding("layer", row.id)):
         raise LayerUsedByImage(
             f'layer "{row.id}" is the top layer of image {image.id}', id=row.id, image=image.id
         )
