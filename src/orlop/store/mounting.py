@@ -71,8 +71,10 @@ def _mount_layer(
         mounts.set(tables.layers.rows, row.id, Mount(known.path, known.count + 1))
         return known.path
     driver = engine.ready_driver
-    shifted = mappings if mappings and driver.supports_shifting(mappings) else IDENTITY
-    if mappings != shifted and mappings != mappings_of(row):
+    # A layer whose files were re-owned for the container is not mapped a second time.
+    on_disk = mappings_of(row)
+    shifted = mappings if mappings and not on_disk and driver.supports_shifting(mappings) else IDENTITY
+    if mappings != shifted and mappings != on_disk:
         # Made where the driver mapped ids while mounting: its files have the ids of the host, not the container's.
         raise NotSupported(
             f"layer {row.id} is stored without the container's id maps, and the driver does not map ids here",
