@@ -142,6 +142,26 @@ def test_a_mount_upon_ours_does_not_hide_it_for_ever(site: Site) -> None:
     assert site.store.unmount("box") is False
 
 
+def test_where_the_peer_leaves_a_mount_we_do_not(site: Site) -> None:
+    """What docs/compatibility.md says of it: a mount upon a mount, and a mount point that vanished."""
+    site.theirs("mount", "box")
+    upon = site.base / "upon"
+    upon.mkdir()
+    subprocess.run(["mount", "--bind", upon, site.merged], check=True)
+    site.theirs("unmount", "box")
+    assert (site.layers_seen(), site.store.mount_count("box")) == (1, 0)
+    with site.store.mounted("box"):
+        assert site.has_files()
+    assert site.layers_seen() == 0
+    site.theirs("mount", "box")
+    mounts.unmount(str(site.merged))
+    site.merged.rmdir()
+    assert b"no such file or directory" in site.theirs("mount", "box", ok=False).err
+    with site.store.mounted("box"):
+        assert site.has_files()
+    assert site.theirs("unmount", "box").lines == ["box mountpoint unmounted"]
+
+
 def test_a_mount_point_that_is_gone_is_made_again(site: Site) -> None:
     site.store.mount("box")
     mounts.unmount(str(site.merged))
