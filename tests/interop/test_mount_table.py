@@ -176,6 +176,41 @@ def test_a_mount_point_that_is_gone_is_made_again(site: Site) -> None:
     assert site.store.unmount("box") is False
 
 
+@pytest.mark.parametrize("end", ["delete", "force", "shutdown", "peer"])
+def test_a_count_far_too_high_ends_at_once(site: Site, end: str) -> None:
+    """The peers run it down one by one when they delete, which would take years here."""
+    site.store.mount("box")
+    (entry,) = json.loads(site.counts.read_text())
+    site.counts.write_text(json.dumps([entry | {"count": 10**12}]))
+    with site.open() as store:
+        assert store.mount_count("box") == 10**12
+        if end == "delete":
+            store.containers.delete("box")
+        elif end == "force":
+            assert store.unmount("box", force=True) is False
+        elif end == "peer":
+            site.theirs("unmount", "--force", "box")
+        else:
+            with pytest.raises(errors.StillMounted):
+                store.shutdown(force=True)
+        assert site.layers_seen() == 0
+        site.counted()
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_count_that_is_none_is_none(site: Site, count: int) -> None:
+    """What is mounted is taken over by the next mount."""
+    site.store.mount("box")
+    (entry,) = json.loads(site.counts.read_text())
+    site.counts.write_text(json.dumps([entry | {"count": count}]))
+    with site.open() as store:
+        assert store.mount("box") == str(site.merged)
+        assert site.layers_seen() == 1
+        while store.unmount("box"):
+            pass
+        assert (site.layers_seen(), store.mount_count("box")) == (0, 0)
+
+
 # --- run root, reboots --------------------------------------------------------------------------------------
 
 

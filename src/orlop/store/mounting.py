@@ -74,7 +74,7 @@ def _mount_layer(
     # A layer whose files were re-owned for the container is not mapped a second time.
     on_disk = mappings_of(row)
     shifted = mappings if mappings and not on_disk and driver.supports_shifting(mappings) else IDENTITY
-    if mappings != shifted and mappings != on_disk:
+    if mappings not in (shifted, on_disk):
         # Made where the driver mapped ids while mounting: its files have the ids of the host, not the container's.
         raise NotSupported(
             f"layer {row.id} is stored without the container's id maps, and the driver does not map ids here",
@@ -181,15 +181,11 @@ def unmount(engine: Engine, ref: str, *, force: bool = False) -> bool:
         return unmount_layer(engine, tables, row, force=force)
 
 
-def unmount_layer(
-    engine: Engine, tables: Tables, row: Row, *, force: bool = False, conditional: bool = False
-) -> bool:
-    """As `unmount`, for a row. `conditional`: LayerNotMounted if nothing is mounted."""
+def unmount_layer(engine: Engine, tables: Tables, row: Row, *, force: bool = False) -> bool:
+    """As `unmount`, for a row."""
     mounts = engine.layers.mounts
     assert mounts is not None
     known = mounts.of(row.id)
-    if conditional and known.count <= 0:
-        raise LayerNotMounted(f"layer {row.id} is not mounted", id=row.id)
     count = 1 if force else known.count
     if count > 1:
         mounts.set(tables.layers.rows, row.id, Mount(known.path, count - 1))
@@ -203,11 +199,11 @@ def unmount_layer(
 
 
 def unmount_fully(engine: Engine, tables: Tables, row: Row) -> None:
-    """Undo every recorded mount of a layer."""
+    """Undo every recorded mount of a layer, at once: a damaged count may be any number."""
     mounts = engine.layers.mounts
     assert mounts is not None
-    while mounts.of(row.id).count > 0:
-        unmount_layer(engine, tables, row)
+    if mounts.of(row.id).count > 0:
+        unmount_layer(engine, tables, row, force=True)
 
 
 def count(engine: Engine, ref: str) -> int:
