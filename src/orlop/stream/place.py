@@ -192,9 +192,12 @@ class Placer:
         times: tuple[int, int],
         xattrs: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        """Another name for `target`, itself if it is a symlink. The metadata of the last name is that of all."""
+        """Another name for `target`, itself if it is a symlink. The metadata of the last name is that of all.
+
+        But a symlink keeps its times: no peer sets them through a further name.
+        """
         os.link(target, name, src_dir_fd=target_at, dst_dir_fd=at, follow_symlinks=False)
-        self._settle_at(at, name, owner, mode, times, xattrs)
+        self._settle_at(at, name, owner, mode, times, xattrs, is_new=False)
 
     def give(self, fd: int, owner: tuple[int, int]) -> None:
         """Give a directory that the archive only implies to its owner; its mode stays as it was made."""
@@ -236,6 +239,8 @@ class Placer:
         mode: int,
         times: tuple[int, int],
         xattrs: Mapping[bytes, bytes] | None,
+        *,
+        is_new: bool = True,
     ) -> None:
         """The same for what must not or cannot be opened."""
         status = os.stat(name, dir_fd=at, follow_symlinks=False)
@@ -248,7 +253,8 @@ class Placer:
             # chmod would follow a symlink (CVE-2021-32760). There is none: it was looked at a moment ago, and where
             # this process is not alone in its root, it has no powers that the other one lacks.
             os.chmod(name, mode, dir_fd=at)
-        os.utime(name, ns=times, dir_fd=at, follow_symlinks=False)
+        if is_new or not stat.S_ISLNK(status.st_mode):
+            os.utime(name, ns=times, dir_fd=at, follow_symlinks=False)
         if xattrs:
             os.fchdir(at)
             self._set_xattrs(name, xattrs, name)
