@@ -52,6 +52,19 @@ def test_a_copy_has_everything_its_original_has(copy: Callable[..., None], tmp_p
     assert os.stat(tmp_path / "b" / "sparse").st_blocks * 512 < 1 << 20
 
 
+def test_setuid_bits_of_what_is_no_file_survive_the_change_of_owner(
+    copy: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "fifo")
+    os.mknod(tmp_path / "a" / "device", stat.S_IFCHR, os.makedev(1, 3))
+    for name in ("fifo", "device"):
+        os.chown(tmp_path / "a" / name, 33, 34)
+        (tmp_path / "a" / name).chmod(0o6711)
+    copy(tmp_path / "a", tmp_path / "b")
+    assert trees.listing(tmp_path / "b") == trees.listing(tmp_path / "a")
+
+
 def test_the_umask_has_no_say(copy: Callable[..., None], tmp_path: Path) -> None:
     trees.plant(tmp_path / "a")
     before = trees.listing(tmp_path / "a")

@@ -89,7 +89,8 @@ class FileCopier:
         else:
             raise OSError(errno.ESTALE, "entry was replaced while its directory was copied", name)
         made = os.stat(name, dir_fd=target, follow_symlinks=False)
-        if _owners(made) != _owners(status):
+        new_owner = _owners(made) != _owners(status)
+        if new_owner:
             try:
                 os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
             except OSError:
@@ -98,7 +99,8 @@ class FileCopier:
         found = xattrs.read_beneath(source, name, self.wanted)
         if found:
             xattrs.write_beneath(target, name, found)
-        if made.st_mode != mode and not stat.S_ISLNK(mode):
+        # chown takes setuid and setgid, from devices and FIFOs as from files.
+        if (made.st_mode != mode or new_owner) and not stat.S_ISLNK(mode):
             os.chmod(name, mode & _ALL_BITS, dir_fd=target)  # would follow, but this is our own node
         os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
 
