@@ -178,9 +178,12 @@ class _Comparison:
     def _differ(self, now: os.stat_result, was: os.stat_result) -> bool:
         if now.st_mode != was.st_mode or now.st_rdev != was.st_rdev:
             return True
-        if now.st_size != was.st_size and not stat.S_ISDIR(now.st_mode):
+        # The time of a directory tells of what is in it, which is compared itself. (The peers ask for the bit, which
+        # block devices have, too: their times do not count either, and the two must list the same.)
+        timed = not now.st_mode & stat.S_IFDIR
+        if timed and now.st_size != was.st_size:
             return True
-        if now.st_mtime_ns != was.st_mtime_ns:
+        if timed and now.st_mtime_ns != was.st_mtime_ns:
             # Trees that came out of a tar have whole seconds: nanoseconds count only if both sides have some.
             seconds, ns = divmod(now.st_mtime_ns, _SECOND)
             old_seconds, old_ns = divmod(was.st_mtime_ns, _SECOND)
