@@ -215,14 +215,19 @@ def test_deep_nesting_with_something_to_mend_is_no_recursion_error() -> None:
 
 def test_a_caller_near_the_recursion_limit_gets_the_recursion_error() -> None:
     """Or else healthy records would count as damaged, depending on who asks."""
+    value: Any = 1
+    for _ in range(60):
+        value = [value]
+    text = json.dumps([value])
+    list(elements("[" + "[" * 5000 + "]" * 5000 + "]"))  # has everything imported that it takes
 
     def down(left: int) -> object:
-        return down(left - 1) if left else read('[{"a":[1]}]')
+        return down(left - 1) if left else read(text)
 
     outcomes = set()
-    for left in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit() + 10):
+    for left in range(sys.getrecursionlimit() - 250, sys.getrecursionlimit() + 10):
         try:
-            assert down(left) == [{"a": [1]}]
+            assert down(left) == [value]
             outcomes.add("read")
         except RecursionError:
             outcomes.add("recursion")

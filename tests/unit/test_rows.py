@@ -1,6 +1,8 @@
 """The rows of a table in memory: order, lookups, names, and indexes that follow every change."""
 
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -69,6 +71,7 @@ def test_the_order_of_a_lookup_is_id_name_second_key_prefix() -> None:
     assert found(table, "three") == "three"
     assert found(table, "L1") == "one"
     assert found(rows([doc("a", layer="L")]), "L") is None
+    assert found(rows([doc("a", layer="L"), doc("b", layer="L")], second_key="layer"), "L") == "b"
 
 
 @pytest.mark.parametrize(
@@ -195,6 +198,8 @@ def test_names_are_taken_from_whoever_has_them() -> None:
     assert table.owner_of("y") is None
     assert before == copies  # values handed out before keep their documents
     assert table.take_names(b, ["z"]) == set()
+    assert table.take_names(b, ["x"]) == {0}
+    assert next(row.document for row in table) == doc("a")
 
 
 def test_changing_a_row_moves_its_names() -> None:
@@ -206,6 +211,16 @@ def test_changing_a_row_moves_its_names() -> None:
     assert not table.untouched
 
 
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
 def test_threads_that_read_share_the_rows_they_find() -> None:
     """Or else a row found by one index would not be the one that another holds."""
     for _ in range(20):

@@ -186,13 +186,8 @@ class LayerTable(Table):
         unfinished = [row for row in editor.rows if is_incomplete(row)]
         rubbish = self.new_trash()
         resisting = []
-        try:
-            if self._release is not None:
-                self._release({row.id for row in unfinished})
-        except (StorageError, OSError) as error:
-            return [
-                f"{len(unfinished)} incomplete layers cannot be deleted, nor what is built on them: {error}"
-            ]
+        if self._release is not None:
+            self._release({row.id for row in unfinished})
         for row in unfinished:
             try:
                 self.remove(editor, [row], rubbish)

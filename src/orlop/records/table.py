@@ -12,7 +12,7 @@ Layers, images and containers are this one table with three declarations (`recor
 Rules
 1. What is in memory is trusted only while the lock is held and the token is the remembered one.
 2. The remembered token is the one read *before* loading, or written by our own save. A load that fails remembers
-   nothing, so the next block tries again.
+   nothing, neither token nor times of files, so the next block tries again.
 3. A save writes the token first, then replaces each changed file; a crash between costs others a needless reload.
 4. A record that does not fit is set aside: named in `damage`, written back as it was found, never acted on. What it
    names is not free to be used or deleted (`doubted`).
@@ -268,7 +268,6 @@ class Table:
                 self._admit(contents)
             except (OSError, BadRecords) as problem:
                 if not self.read_only:
-                    self.forget()
                     self._damage, self._left = [str(problem)], []
                     raise
                 mtime_ns, contents = file.mtime_ns, parse(self.record, b"")
@@ -428,9 +427,8 @@ class Editor(View):
         robbed = self.rows.take_names(row, names)
         self.change(row, {"names": names, **members})
         for home in robbed - {row.home}:
-            self.dirty.add_last(
-                home
-            )  # after the new owner's: if we die between, a name has two owners, not none
+            # After the file of the new owner: if we die between, a name has two owners, not none.
+            self.dirty.add_last(home)
 
     def remove(self, row: Row) -> None:
         for gone in self.rows.remove(row):
