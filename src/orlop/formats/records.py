@@ -27,7 +27,7 @@ Columns = dict[str, list["Any"]]
 # objects that begin with an id: in a string its quotes would be escaped.
 _BETWEEN = '},{"id":"'
 
-_BLOCK = 250  # records whose members are looked at together: what stays in a processor's cache
+_BLOCK = 500  # records whose members are looked at together: what stays in a processor's cache
 _LOOKED_AT = ("id", "names", "flags")  # the columns that a table asks for
 
 
@@ -251,7 +251,13 @@ def _all_fitting(kind: type[Record], values: list[Any]) -> Columns | None:
 def _columns(values: list[Any]) -> Columns | None:
     if {*map(type, values)} != {dict}:
         return None
-    return {key: [v[key] for v in values if key in v] for key in set().union(*values)}
+    columns = {}
+    for key in set().union(*values):
+        try:
+            columns[key] = [value[key] for value in values]
+        except KeyError:  # not all have it
+            columns[key] = [value[key] for value in values if key in value]
+    return columns
 
 
 def _fits(kind: type[Record], key: str, values: list[Any]) -> bool:
