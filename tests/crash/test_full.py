@@ -35,6 +35,7 @@ def small_disk(where: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(where)], check=True)
 
 
+@pytest.mark.parametrize("driver", ["vfs", "overlay"])
 @pytest.mark.parametrize(
     "options", ["size=700k", "size=1100k", "size=2m", "size=4m", "nr_inodes=60", "nr_inodes=110"]
 )

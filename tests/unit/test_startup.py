@@ -77,7 +77,7 @@ def store(tmp_path: Path) -> Path:
         ("version --json", "maintenance"),
         ("layers", "listing"),
         ("layers --json", "listing"),
-        ("layers --quiet", "listing"),
+        ("layers --quick", "listing"),
         ("layers --tree", "listing tree"),
         ("images", "listing"),
         ("containers", "listing"),

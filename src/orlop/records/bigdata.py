@@ -155,7 +155,11 @@ class _Note:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._end()
+            try:
+                self._end()
+            except OSError:
+                # All is done that was wanted. The next load finds the note, sees so, and removes it.
+                self._table.forget()
         else:
             self._table.forget()  # and the next load mends what we may have left half done
 
