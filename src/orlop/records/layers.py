@@ -146,7 +146,13 @@ class LayerTable(Table):
                 rubbish.set_aside(self.data_directory(row.id))
                 editor.remove(row)
         finally:
-            editor.save()
+            try:
+                editor.save()
+            except OSError as error:
+                if error.errno not in trash.NO_ROOM:
+                    raise
+                rubbish.empty()  # with the lock held: what was set aside is the room that is missing
+                editor.save()
 
     # --- loading and saving -----------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from orlop.system.ownlock import OwnedLock, own
 _LOCK = "lock-"
 _DIRECTORY = "temp-dir-"
 _ATTEMPTS = 1000
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NAME_MAX = 255
 
 
@@ -39,14 +39,14 @@ class Trash:
         try:
             return self._bin(self._root).take(path)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 return self._remove(path)
             if error.errno != errno.EXDEV or own_root is None:
                 raise
         try:
             return self._bin(own_root).take(path)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
         return self._remove(path)
 
