@@ -230,3 +230,13 @@ def test_only_regular_files_have_a_payload(driver: Driver, base: str) -> None:
     with driver.diff(base, None) as stream:
         for entry, payload in layers.entries(stream):
             assert len(payload) == (entry.size if entry.type == REGULAR else 0)
+
+
+def test_deleting_what_never_was_is_no_change_to_other_layers(driver: Driver) -> None:
+    """A mounted overlay lists such a name where there is nothing below to merge; there is no file to it."""
+    driver.create("base", None, writable=False)
+    layers.fill(driver, "base", [layers.directory("d"), layers.file("d/kept"), layers.file("d/.wh.never")])
+    driver.create("middle", "base", writable=False)
+    driver.create("top", "middle", writable=False)
+    layers.fill(driver, "top", [layers.file("new")], parent="middle")
+    assert [(c.kind, c.path) for c in driver.changes("top", "base")] == [("A", b"/new")]

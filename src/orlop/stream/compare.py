@@ -72,6 +72,8 @@ class _Comparison:
             prefix, entries = levels[-1]
             for name, kind, _ in entries:
                 path = prefix + name
+                if not _is_there(new, name, kind):
+                    continue
                 self.changes.append(Change(path, ADDED))
                 if kind == DIRECTORY and _entered(new, name):
                     levels.append((path + b"/", iter(new.entries())))
@@ -119,19 +121,23 @@ class _Comparison:
     def _unlike(self, new: Descent, old: Descent, prefix: bytes) -> list[tuple[bytes, int, bool]]:
         """(name, kind, is in both) of what the new directory lists, without names that are one file in both trees.
 
-        What only the old one lists is noted as deleted.
+        What only the old one has is noted as deleted.
         """
         same_device = new.status.st_dev == old.status.st_dev
-        inodes = {name: inode for name, _, inode in old.entries()}
+        left = {name: (kind, inode) for name, kind, inode in old.entries()}
         unlike = []
         for name, kind, inode in new.entries():
-            was = inodes.pop(name, None)
-            if was is None or was != inode or not same_device:
+            was = left.pop(name, None)
+            if was is None or was[1] != inode or not same_device:
                 unlike.append((name, kind, was is not None))
-        self.changes += [Change(prefix + name, DELETED) for name in inodes]
+        self.changes += [
+            Change(prefix + name, DELETED) for name, (kind, _) in left.items() if _is_there(old, name, kind)
+        ]
         return unlike
 
     def _add(self, new: Descent, name: bytes, kind: int, path: bytes) -> None:
+        if not _is_there(new, name, kind):
+            return
         self.changes.append(Change(path, ADDED))
         if kind == DIRECTORY and _entered(new, name):
             self.add_all(new, path + b"/")
@@ -223,6 +229,14 @@ def _entered_both(new: Descent, old: Descent, name: bytes) -> bool:
         return True
     new.leave()
     return False
+
+
+def _is_there(at: Descent, name: bytes, kind: int) -> bool:
+    """Whether a listed name leads to something.
+
+    A whiteout does not, and a mounted overlay lists those in directories that have nothing below them to merge with.
+    """
+    return kind in (DIRECTORY, FILE) or _status(at, name) is not None
 
 
 def _status(at: Descent, name: bytes) -> os.stat_result | None:
