@@ -134,9 +134,9 @@ class Twins:
         ours = [f"{_WORDS[c.kind]} {quote(c.path)}" for c in self.ours.changes(id, reference)]
         said = self.theirs("changes", id, *([reference] if reference else []), ok=False)
         if said.status != 0:
-            # 1.43 fails where a lower layer has a file in the place of a directory on the way.
+            # 1.43 fails where a lower layer has a file in the place of a directory on the way, or a loop of symlinks.
             assert self.driver == "overlay"
-            assert b": not a directory" in said.err + said.out, said
+            assert said.err.endswith((b": not a directory\n", b": too many levels of symbolic links\n")), said
             return
         lost, found = {*ours} - {*said.lines}, {*said.lines} - {*ours}
         changed = {quote(change.path): change.path for change in self.ours.changes(id, reference)}
