@@ -122,9 +122,10 @@ done >/dev/null
 
 STACK = """
 blob=$1; shift
-parent=
-for number in $(seq 300); do
-    parent=$("$@" import-layer --file "$blob" ${parent:+"$parent"})
+parent= number=0
+while [ $number -lt 120 ]; do
+    parent=$("$@" import-layer --file "$blob" ${parent:+"$parent"}) || exit 1
+    number=$((number + 1))
 done
 "$@" mount "$("$@" create-layer "$parent")" >/dev/null
 """
@@ -142,7 +143,7 @@ def cycling(driver: str) -> Callable[[Program, Path], list[str]]:
 
 
 def stacking(driver: str) -> Callable[[Program, Path], list[str]]:
-    """Three hundred small layers, one upon the other, and a mount of the last."""
+    """Small layers, one upon the other, and a mount of the last; 1.43 mounts no more than 128."""
 
     def prepare(program: Program, store: Path) -> list[str]:
         blob = store / "small-layer.tar"
@@ -233,7 +234,7 @@ def jobs(drivers: list[str]) -> Iterator[Job]:
                 driver,
                 cycling(driver),
             )
-            yield Job("stack of 300 layers, overlay, tmpfs", "tmpfs", driver, stacking(driver))
+            yield Job("stack of 120 layers, overlay, tmpfs", "tmpfs", driver, stacking(driver))
     yield Job("list 20,000 layers", "tmpfs", "vfs", listing(20_000, "layers"), fresh=False)
     yield Job("list 20,000 layers --json", "tmpfs", "vfs", listing(20_000, "layers", "--json"), fresh=False)
     yield Job("small command: version", "tmpfs", "vfs", small("version"), fresh=False, loops=20)

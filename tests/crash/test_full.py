@@ -37,7 +37,8 @@ def small_disk(where: Path, options: str) -> Iterator[Path]:
 
 @pytest.mark.parametrize("driver", ["vfs", "overlay"])
 @pytest.mark.parametrize(
-    "options", ["size=700k", "size=1100k", "size=2m", "size=4m", "nr_inodes=60,size=9m", "nr_inodes=110,size=9m"]
+    "options",
+    ["size=700k", "size=1100k", "size=2m", "size=4m", "nr_inodes=60,size=9m", "nr_inodes=110,size=9m"],
 )
 def test_a_full_disk_is_an_error_and_deleting_frees_it(place: Path, options: str, driver: str) -> None:
     """Fill it with layers until it is full, delete on the full disk, and go on."""

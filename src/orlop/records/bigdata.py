@@ -69,7 +69,8 @@ class Items:
         """
         self._refuse(row.id, {key: data})
         sha = Digest.of(data) if isinstance(data, bytes) else ""
-        with _Note(self._table, {"id": row.id, "key": key, "digest": digest or "", "sha256": sha}):
+        note = {"id": row.id, "key": key, "digest": digest or "", "sha256": sha}
+        with _Note(self._table, note, durable=self._durable):
             members = self._put(row.document, row.id, {key: data}, {key: digest} if digest else {})
             if members:
                 editor.change(row, members)
@@ -136,17 +137,18 @@ class Items:
 class _Note:
     """A file that names what is being written, for whoever comes after us if we do not come to the end."""
 
-    def __init__(self, table: Table, what: dict[str, str]) -> None:
+    def __init__(self, table: Table, what: dict[str, str], *, durable: bool = False) -> None:
+        """`durable`: the note is on disk before what it names is touched, for who comes after a power loss."""
         self._table = table
         self._what = what
+        self._durable = durable
         self._path = os.path.join(table.directory, f"{_NOTE}{int.from_bytes(os.urandom(8), 'little')}")
 
     def __enter__(self) -> None:
         # First of all the token: it makes the next program load the table, and so find the note.
         self._table.renew_tokens()
         try:
-            with open(self._path, "xb", buffering=0) as note:
-                note.write(gojson.encode(self._what).encode())
+            files.write_atomic(self._path, gojson.encode(self._what).encode(), durable=self._durable)
         except BaseException:
             self._end()
             raise
