@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -275,8 +276,7 @@ class Programs(RuleBasedStateMachine):
     kind: type[Record] = Layer
     files = 1
 
-    def make(self) -> Table:
-        raise NotImplementedError
+    make: Callable[..., Table]  # each kind of table below has its own
 
     def __init__(self) -> None:
         super().__init__()
@@ -458,7 +458,9 @@ def test_any_file_beside_good_ones_is_repaired_or_refused_and_nothing_else_is_lo
             again = [row.document for row in view.rows]
             token = first.locks[0].token()
         with first.reading() as view:
-            assert {row.id: row.document for row in view.rows} == {d["id"]: d for d in again}
+            # As text: memory may still hold an empty member that a file leaves out.
+            here = {row.id: encode(Layer, row.document) for row in view.rows}
+            assert here == {document["id"]: encode(Layer, document) for document in again}
             assert first.locks[0].token() == token
         names = [name for document in again for name in document.get("names", [])]
         assert len(names) == len(set(names))
