@@ -22,12 +22,13 @@ from orlop.errors import BadRecords, DuplicateID, LockTimeout, ReadOnly, Storage
 from orlop.formats import records
 from orlop.records import table as table_module
 from orlop.records.bigdata import Items
+from orlop.records.blocks import Editor, View
 from orlop.records.containers import ContainerTable
 from orlop.records.images import ImageTable
 from orlop.records.incomplete import creating
 from orlop.records.layers import STABLE, LayerTable, flag, is_incomplete
 from orlop.records.mountpoints import Mount
-from orlop.records.table import Editor, Table, View
+from orlop.records.table import Table
 from orlop.records.trash import Trash
 from orlop.system import files
 

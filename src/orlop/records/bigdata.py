@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, BinaryIO
 
+    from orlop.records.blocks import Editor
     from orlop.records.rows import Row
-    from orlop.records.table import Editor, Table
+    from orlop.records.table import Table
 
 _BLOCK = 1 << 20
 _NOTE = ".tmp-set-"  # found, like every temporary file, by who loads the table next

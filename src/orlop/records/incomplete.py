@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from orlop.model.record import Document
+    from orlop.records.blocks import Editor
     from orlop.records.layers import LayerTable
     from orlop.records.rows import Row
-    from orlop.records.table import Editor
     from orlop.records.trash import Trash
 
 

@@ -12,8 +12,9 @@ import os
 from orlop.errors import StorageError
 from orlop.model.layer import Layer
 from orlop.records import trash
+from orlop.records.blocks import Editor, View
 from orlop.records.mountpoints import Mountpoints
-from orlop.records.table import Editor, Table, TableFile, View
+from orlop.records.table import Table, TableFile
 from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ Rule: every method opens the tables it needs, works, and closes them; nothing of
 
 from __future__ import annotations
 
-from orlop.store.engine import READ, WRITE
+from orlop.store.tables import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from orlop.errors import NotFound
     from orlop.model.record import Record
+    from orlop.records.blocks import Editor, View
     from orlop.records.rows import Row
-    from orlop.records.table import Editor, View
     from orlop.store.data import Data
-    from orlop.store.engine import Engine, Tables
+    from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
 
     T = TypeVar("T", bound=Record)
     D = TypeVar("D")

@@ -10,7 +10,7 @@ from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.timestamp import Timestamp
 from orlop.records import containers as homes
 from orlop.store.collection import Collection
-from orlop.store.engine import READ, WRITE, emptied
+from orlop.store.tables import READ, WRITE, emptied
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from orlop.records.blocks import Editor, View
     from orlop.records.rows import Row
-    from orlop.records.table import Editor, View
     from orlop.records.trash import Trash
-    from orlop.store.engine import Engine, Tables
+    from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
 
 
 class Containers(Collection[Container]):

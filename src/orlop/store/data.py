@@ -11,17 +11,17 @@ from orlop.errors import DataUnknown, DigestUnknown, InvalidKey, SizeUnknown
 from orlop.formats.limits import DATA_ITEM_MAX
 from orlop.model.digest import Digest
 from orlop.store import checks
-from orlop.store.engine import READ, WRITE
+from orlop.store.tables import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, BinaryIO
 
+    from orlop.records.blocks import View
     from orlop.records.rows import Row
-    from orlop.records.table import View
     from orlop.store.collection import Collection
-    from orlop.store.engine import Tables
+    from orlop.store.tables import Tables
 
 
 class Data:

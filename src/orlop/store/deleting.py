@@ -5,8 +5,8 @@ from __future__ import annotations
 from orlop.errors import LayerUnknown, NotALayer
 from orlop.model.layer import Layer
 from orlop.store import containers, images
-from orlop.store.engine import WRITE, emptied
 from orlop.store.layers import delete_layers
+from orlop.store.tables import WRITE, emptied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from orlop.drivers.api import SupportsFiles
 from orlop.model.idmap import IDENTITY
 from orlop.store import layering
-from orlop.store.engine import WRITE
+from orlop.store.tables import WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orlop.model.changes import Change
     from orlop.model.idmap import IDMappings
+    from orlop.records.blocks import View
     from orlop.records.rows import Row
-    from orlop.records.table import View
-    from orlop.store.engine import Engine, Tables
+    from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
     from orlop.stream.pieces import PieceStream
 
 

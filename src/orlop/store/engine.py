@@ -1,11 +1,7 @@
-"""Tables and driver of one open store, and the order in which their locks are taken (`spec/locking.md` 6, 7).
-
-    with engine.open(layers=WRITE, images=READ) as tables:
-        row = tables.layers.find(ref)
+"""Tables and driver of one open store (`spec/locking.md` 6, 7).
 
 Rules
-1. `storage.lock`, then layers, additional layers, images, additional images, containers; released in the reverse.
-   Only this file opens more than one table.
+1. `storage.lock` comes first, then the tables in the order of `store/tables`; released in the reverse.
 2. `storage.lock` is never asked for while a table is held: a peer that mounts holds it and waits for the layers.
 3. The driver is made when first needed, and made anew when another program shut it down (its token changed).
 """
@@ -15,26 +11,23 @@ from __future__ import annotations
 import os
 
 from orlop.drivers import registry
-from orlop.errors import ConfigError, LayerUnknown
+from orlop.errors import ConfigError
 from orlop.records.containers import ContainerTable
 from orlop.records.images import ImageTable
 from orlop.records.layers import LayerTable
-from orlop.records.table import Editor, Reading, Table, View, Writing
+from orlop.store.tables import WRITE, Tables
 from orlop.system import files
 from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
     from orlop.drivers.api import Driver
     from orlop.model.options import StoreOptions
     from orlop.records.bigdata import Items
-    from orlop.records.rows import Row
+    from orlop.records.table import Table
     from orlop.records.trash import Trash
-
-READ, WRITE = "read", "write"
 
 
 class Engine:
@@ -271,159 +264,3 @@ class Engine:
     def damage(self) -> tuple[str, ...]:
         """What was found damaged in the tables loaded so far; one sentence each."""
         return tuple(line for table in self._tables.values() for line in table.damage)
-
-
-class Tables:
-    """Tables inside a block: each a View or an Editor; `other_...` are the additional ones, always Views."""
-
-    layers: Editor
-    images: Editor
-    containers: Editor
-
-    def __init__(
-        self,
-        engine: Engine,
-        layers: str | None,
-        images: str | None,
-        containers: str | None,
-        additional: bool,
-        graph_held: bool,
-    ) -> None:
-        self.engine = engine
-        self._modes = (layers, images, containers)
-        self._additional = additional
-        self._graph_held = graph_held
-        self._open: list[Reading | Writing] = []
-        self.other_layers: list[View] = []
-        self.other_images: list[View] = []
-
-    def __enter__(self) -> Tables:
-        engine, (layers, images, containers) = self.engine, self._modes
-        others_of_layers = engine.additional_layers() if layers and self._additional else []
-        others_of_images = engine.additional_images(foreign=self._additional) if images else []
-        try:
-            if layers:
-                if layers == WRITE and not self._graph_held:
-                    engine.driver()
-                self.layers = self._take(engine.layers, layers)
-                self.other_layers = [self._take(table, READ) for table in others_of_layers]
-            if images:
-                self.images = self._take(engine.images, images)
-                # The images of a split store's graph root are ours to delete, and need their layers as much.
-                self.other_images = [
-                    self._take(table, READ if table.read_only else images) for table in others_of_images
-                ]
-            if containers:
-                self.containers = self._take(engine.containers, containers)
-        except BaseException as error:
-            self._leave(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave(kind, error, trace)
-
-    def close(self) -> None:
-        """Leave the block; for those who keep it open longer than a `with` (a diff being read)."""
-        self._leave(None, None, None)
-
-    def _take(self, table: Table, mode: str) -> Any:
-        # A load under the shared lock may find layers to repair; that takes the driver, and so `storage.lock`.
-        prepare = (
-            None if self._graph_held or table is not self.engine._tables.get("layers") else self.engine.driver
-        )
-        block: Reading | Writing = table.writing() if mode == WRITE else table.reading(prepare)
-        opened = block.__enter__()
-        self._open.append(block)
-        return opened
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        first: BaseException | None = None
-        while self._open:
-            try:
-                self._open.pop().__exit__(kind, error, trace)
-            except BaseException as problem:  # every lock is released, whatever a save says
-                first = first or problem
-        if first is not None:
-            raise first
-
-    # --- asking over all tables ---------------------------------------------------------------------------
-
-    def doubted(self, layer_id: str) -> str | None:
-        """Why a layer must stay even if no record needs it: one that was set aside, of any table, mentions it."""
-        views = (self.layers, self.images, self.containers, *self.other_images)
-        return next((why for view in views if (why := view.table.doubted(layer_id)) is not None), None)
-
-    def find_layer(self, ref: str) -> tuple[View, Row] | None:
-        """A layer by id, name or unique prefix: primary table, then additional ones."""
-        return _find((self.layers, *self.other_layers), ref)
-
-    def find_image(self, ref: str) -> tuple[View, Row] | None:
-        """An image likewise. A name that was taken off our copy of a foreign image does not find the foreign one."""
-        found = _find((self.images, *self.other_images), ref)
-        if found and found[0] is not self.images and self.images.rows.by_id(found[1].id) is not None:
-            return None
-        return found
-
-    def own_images(self) -> list[Editor]:
-        """The image tables that are ours to change; two in a split store. Opened for writing."""
-        return [view for view in (self.images, *self.other_images) if isinstance(view, Editor)]
-
-    def layer(self, ref: str) -> tuple[View, Row]:
-        """As `find_layer`; raises LayerUnknown."""
-        found = self.find_layer(ref)
-        if found is None:
-            raise unknown_layer(ref)
-        return found
-
-
-def _find(views: tuple[View, ...], ref: str) -> tuple[View, Row] | None:
-    for view in views:
-        row = view.find(ref)
-        if row is not None:
-            return view, row
-    return None
-
-
-def unknown_layer(ref: str) -> LayerUnknown:
-    return LayerUnknown(f"no layer has the id, name or unique prefix {ref!r}", ref=ref)
-
-
-class emptied:
-    """A block that deletes what was set aside inside it, after everything inside was left (`design` section 6).
-
-        with emptied(engine) as rubbish, engine.open(layers=WRITE) as tables:
-            ...
-
-    Entered first, it is left last: no lock is held while files are deleted. A directory for set-aside things inside
-    a driver's home is removed under the layer lock, because older peers would take it for a layer.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> Trash:
-        self._rubbish = self._engine.layers.new_trash()
-        return self._rubbish
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        roots = self._rubbish.foreign_roots()
-        try:
-            self._rubbish.empty()
-        except OSError as problem:
-            if error is None:
-                raise
-            error.add_note(f"and what was set aside could not be deleted: {problem}")
-        if roots:
-            with self._engine.open(layers=WRITE, additional=False):
-                for root in roots:
-                    try:
-                        os.rmdir(root)
-                    except OSError:
-                        pass  # in use by another removal, which will remove it

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import BadArchive, DuplicateID, DuplicateName, LayerUnknown, ParentIsContainer
-from orlop.model.digest import Digest
+from orlop.errors import DuplicateID, DuplicateName, LayerUnknown, ParentIsContainer
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.ids import check_new_id
 from orlop.model.timestamp import Timestamp
 from orlop.records.incomplete import creating
 from orlop.records.layers import layer_of
 from orlop.store import checks
-from orlop.store.engine import READ
+from orlop.store.tables import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +22,12 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from orlop.model.layer import Layer
+    from orlop.records.blocks import View
     from orlop.records.rows import Row
-    from orlop.records.table import View
     from orlop.records.trash import Trash
-    from orlop.store.engine import Engine, Tables
+    from orlop.store.blob import Blob
+    from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
     from orlop.stream.ingest import LayerFacts
 
 # What a layer made from a template takes over from it: the content is the same, and so are its facts.
@@ -89,82 +90,6 @@ class Draft:
         self.storage_opt = storage_opt
         self.data = data or {}
         self.flags = flags or {}
-
-
-class Blob:
-    """A layer's tar, in any compression, with what the caller knows about it.
-
-    `digest` and `diff_digest` are verified: the layer is refused if blob or tar turn out to be something else.
-    What is trusted is recorded as it is given.
-    """
-
-    __slots__ = (
-        "diff_digest",
-        "digest",
-        "progress",
-        "source",
-        "trusted_diff_digest",
-        "trusted_digest",
-        "trusted_size",
-    )
-
-    def __init__(
-        self,
-        source: Any,
-        *,
-        digest: str | None = None,
-        diff_digest: str | None = None,
-        trusted_digest: str | None = None,
-        trusted_size: int | None = None,
-        trusted_diff_digest: str | None = None,
-        progress: Callable[[object], None] | None = None,
-    ) -> None:
-        for given in (digest, diff_digest, trusted_digest, trusted_diff_digest):
-            if given:
-                Digest.parse(given)
-        for wanted, trusted in ((digest, trusted_digest), (diff_digest, trusted_diff_digest)):
-            if wanted and trusted:
-                raise ValueError("a digest is verified or trusted, not both")
-            if wanted and not wanted.startswith("sha256:"):
-                raise ValueError(f"only sha256 digests are verified; found {wanted!r}")
-        self.source = source if progress is None else _Watched(source, progress)
-        self.digest = digest
-        self.diff_digest = diff_digest
-        self.trusted_digest = trusted_digest
-        self.trusted_size = trusted_size
-        self.trusted_diff_digest = trusted_diff_digest
-        self.progress = progress
-
-    def verify(self, facts: LayerFacts) -> None:
-        """Refuse content that is not what the caller asked for (CVE-2014-8179: parsed is not verified)."""
-        for what, wanted, found in (
-            ("blob", self.digest, facts.compressed_digest),
-            ("uncompressed tar", self.diff_digest, facts.diff_digest),
-        ):
-            if wanted and wanted != found:
-                raise BadArchive(
-                    f"the {what} of the layer was to be {wanted}, and is {found}",
-                    peer="digest mismatch",
-                    wanted=wanted,
-                    found=found,
-                )
-
-
-class _Watched:
-    """A blob that tells how far it was read."""
-
-    def __init__(self, source: Any, progress: Callable[[object], None]) -> None:
-        self._source = source
-        self._progress = progress
-        self._size = 0
-
-    def read(self, size: int = -1) -> bytes:
-        from orlop.model.events import BlobRead
-
-        data: bytes = self._source.read(size)
-        self._size += len(data)
-        self._progress(BlobRead(self._size))
-        return data
 
 
 def new_id(view: View) -> str:

@@ -14,18 +14,19 @@ from orlop.model.digest import Digest
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.layer import Layer
 from orlop.store.collection import Collection
-from orlop.store.engine import READ, WRITE, emptied
+from orlop.store.tables import READ, WRITE, emptied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, BinaryIO
 
+    from orlop.records.blocks import View
     from orlop.records.rows import Row
-    from orlop.records.table import View
     from orlop.records.trash import Trash
-    from orlop.store import layering
-    from orlop.store.engine import Engine, Tables
+    from orlop.store.blob import Blob
+    from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
 
 
 class Layers(Collection[Layer]):
@@ -78,23 +79,22 @@ class Layers(Collection[Layer]):
             LayerUnknown: parent or template.
             ParentIsContainer, DuplicateID, DuplicateName, UnsafeID.
         """
-        layer, _ = self._make(
+        return self._make(
             None,
-            id,
-            parent,
-            names,
-            label,
-            writable,
-            mappings,
-            host_uids,
-            host_gids,
-            template,
-            metadata,
-            volatile,
-            data,
-            flags,
+            parent=parent,
+            template=template,
+            mappings=mappings,
+            host_uids=host_uids,
+            host_gids=host_gids,
+            id=id,
+            names=tuple(names),
+            label=label,
+            writable=writable,
+            metadata=metadata,
+            volatile=volatile,
+            data=data,
+            flags=flags,
         )
-        return layer
 
     def put(
         self,
@@ -134,9 +134,9 @@ class Layers(Collection[Layer]):
         Raises:
             BadArchive, DuplicatePath, Unsafe, LimitExceeded: what is wrong with the blob; nothing is left of it.
         """
-        from orlop.store import layering
+        from orlop.store.blob import Blob
 
-        source = layering.Blob(
+        source = Blob(
             blob,
             digest=digest,
             diff_digest=diff_digest,
@@ -145,21 +145,20 @@ class Layers(Collection[Layer]):
             trusted_diff_digest=trusted_diff_digest,
             progress=progress,
         )
-        layer, _ = self._make(
+        layer = self._make(
             source,
-            id,
-            parent,
-            names,
-            label,
-            writable,
-            mappings,
-            host_uids,
-            host_gids,
-            None,
-            metadata,
-            volatile,
-            data,
-            flags,
+            parent=parent,
+            mappings=mappings,
+            host_uids=host_uids,
+            host_gids=host_gids,
+            id=id,
+            names=tuple(names),
+            label=label,
+            writable=writable,
+            metadata=metadata,
+            volatile=volatile,
+            data=data,
+            flags=flags,
         )
         if progress is not None:
             from orlop.model.events import LayerStored
@@ -169,45 +168,35 @@ class Layers(Collection[Layer]):
 
     def _make(
         self,
-        blob: layering.Blob | None,
-        id: str | None,
+        blob: Blob | None,
+        *,
         parent: str | None,
-        names: Iterable[str],
-        label: str,
-        writable: bool,
+        template: str | None = None,
         mappings: IDMappings,
         host_uids: bool,
         host_gids: bool,
-        template: str | None,
-        metadata: str,
-        volatile: bool,
-        data: Mapping[str, bytes | BinaryIO] | None,
-        flags: Mapping[str, Any] | None,
-    ) -> tuple[Layer, int]:
+        **wanted: Any,
+    ) -> Layer:
+        """Find what the arguments name, and make the layer; `wanted` are those of a draft."""
         from orlop.store import layering
 
         engine = self._engine
         with emptied(engine) as rubbish, engine.open(layers=WRITE) as tables:
             found = layering.find_parent(engine, tables, parent)
-            pattern = tables.layer(template)[1] if template else None
             base = found[1] if found else None
-            inherited = layering.mappings_of(base) if base else engine.options.mappings
             draft = layering.Draft(
-                id=id,
-                names=tuple(names),
                 parent=base,
-                template=pattern,
-                label=label,
-                writable=writable,
+                template=tables.layer(template)[1] if template else None,
                 mappings=layering.effective_mappings(
-                    engine, mappings, inherited, host_uids=host_uids, host_gids=host_gids
+                    engine,
+                    mappings,
+                    layering.mappings_of(base) if base else engine.options.mappings,
+                    host_uids=host_uids,
+                    host_gids=host_gids,
                 ),
-                volatile=volatile,
-                metadata=metadata,
-                data=data,
-                flags=flags,
+                **wanted,
             )
-            return layering.make_layer(engine, tables, rubbish, draft, blob)
+            return layering.make_layer(engine, tables, rubbish, draft, blob)[0]
 
     # --- asking -------------------------------------------------------------------------------------------
 

@@ -12,17 +12,18 @@ from orlop.errors import ConfigError, ImageUnknown, LayerNotMounted, LayerUnknow
 from orlop.model.container import Container
 from orlop.model.idmap import IDENTITY
 from orlop.records.mountpoints import Mount
-from orlop.store.engine import READ, WRITE, unknown_layer
 from orlop.store.layering import mappings_of
+from orlop.store.tables import READ, WRITE, unknown_layer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orlop.model.idmap import IDMappings
+    from orlop.records.blocks import View
     from orlop.records.rows import Row
-    from orlop.records.table import View
-    from orlop.store.engine import Engine, Tables
+    from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
 
 
 def mount(engine: Engine, ref: str, *, label: str = "") -> str:
@@ -111,7 +112,7 @@ def mount_image(engine: Engine, ref: str, *, options: tuple[str, ...] = (), labe
         ImageUnknown; LayerUnknown: an image without layers, or whose layers lie in an additional store.
         ConfigError: the option `rw`. ReadOnly: only copies with other id maps are there, in a store we only read.
     """
-    from orlop.store.engine import emptied
+    from orlop.store.tables import emptied
     from orlop.store.toplayer import pick_top_layer
 
     if "rw" in options:

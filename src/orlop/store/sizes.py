@@ -6,15 +6,16 @@ import os
 
 from orlop.errors import ContainerUnknown, ImageUnknown, LayerUnknown
 from orlop.model.layer import Layer
-from orlop.store.engine import READ
 from orlop.store.layering import mappings_of
+from orlop.store.tables import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orlop.records.rows import Row
     from orlop.store.containers import Containers
-    from orlop.store.engine import Engine, Tables
+    from orlop.store.engine import Engine
     from orlop.store.images import Images
+    from orlop.store.tables import Tables
 
 
 def image_size(engine: Engine, images: Images, ref: str) -> int:

@@ -6,14 +6,15 @@ from __future__ import annotations
 from orlop.errors import StorageError
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.store import layering
-from orlop.store.engine import unknown_layer
+from orlop.store.tables import unknown_layer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from orlop.records.blocks import View
     from orlop.records.rows import Row
-    from orlop.records.table import View
     from orlop.records.trash import Trash
-    from orlop.store.engine import Engine, Tables
+    from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
 
 
 def pick_top_layer(

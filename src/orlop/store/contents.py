@@ -1,0 +1,198 @@
+"""The verbs of `Store` that work on files: mounting, changes, diffs, and the driver's layers as they are."""
+
+from __future__ import annotations
+
+from orlop.store.tables import WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from types import TracebackType
+    from typing import BinaryIO
+
+    from orlop.model.changes import Change
+    from orlop.model.idmap import IDMappings
+    from orlop.store.engine import Engine
+    from orlop.stream.pieces import PieceStream
+
+
+class Contents:
+    """Part of `Store`."""
+
+    _engine: Engine
+
+    # --- mounting -----------------------------------------------------------------------------------------
+
+    def mount(self, ref: str, *, label: str = "") -> str:
+        """Mount a container or layer, and count it; the absolute path of its files.
+
+        Every `mount` wants one `unmount`; `mounted` does both. `label` overrides the recorded SELinux label.
+
+        Raises:
+            LayerUnknown, ReadOnly, StorageError.
+        """
+        from orlop.store import mounting
+
+        return mounting.mount(self._engine, ref, label=label)
+
+    def unmount(self, ref: str, *, force: bool = False) -> bool:
+        """Undo one mount, or with `force` all, also those of others; True if it is still mounted."""
+        from orlop.store import mounting
+
+        return mounting.unmount(self._engine, ref, force=force)
+
+    def mounted(self, ref: str, *, label: str = "") -> _Mounted:
+        """A block in which a container or layer is mounted; gives its `pathlib.Path`."""
+        return _Mounted(self, ref, label)
+
+    def mount_image(self, ref: str, *, options: Iterable[str] = (), label: str = "") -> str:
+        """Mount an image's files, read-only, and count it; the absolute path. Undone by `unmount_image`.
+
+        Raises:
+            ImageUnknown; LayerUnknown: no layer, or only in an additional store; ConfigError: the option `rw`.
+        """
+        from orlop.store import mounting
+
+        return mounting.mount_image(self._engine, ref, options=tuple(options), label=label)
+
+    def unmount_image(self, ref: str, *, force: bool = False) -> bool:
+        """Undo one `mount_image`, or with `force` all; True if it is still mounted."""
+        from orlop.store import mounting
+
+        return mounting.unmount_image(self._engine, ref, force=force)
+
+    def mount_count(self, ref: str) -> int:
+        """How often a container or layer is mounted, as recorded; may be out of date on return."""
+        from orlop.store import mounting
+
+        return mounting.count(self._engine, ref)
+
+    def layer_parent_owners(self, ref: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """User and group ids above a layer's mount point that its id maps do not contain; ascending."""
+        from orlop.store import mounting
+
+        return mounting.parent_owners(self._engine, ref)
+
+    def container_parent_owners(self, ref: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The same for a container's layer."""
+        from orlop.store import mounting
+
+        return mounting.parent_owners(self._engine, ref, of_container=True)
+
+    # --- contents -----------------------------------------------------------------------------------------
+
+    def changes(self, layer: str, parent: str | None = None) -> list[Change]:
+        """What a layer changes relative to its parent, or to any other layer; sorted by path.
+
+        Raises:
+            LayerUnknown.
+        """
+        from orlop.store import diffs
+
+        return diffs.changes(self._engine, layer, parent)
+
+    def diff(self, layer: str, parent: str | None = None, *, compression: int | None = None) -> PieceStream:
+        """The same as a tar stream, which must be closed.
+
+        A layer that was put comes back bit for bit (`spec/tar-split.md`). `compression` is a code of the layer
+        record: 0 none, 2 gzip, 4 zstd; None takes the kind the layer came in. The layer table stays locked until
+        the stream is closed.
+
+        Raises:
+            LayerUnknown, CompressionNotSupported (bzip2, xz).
+            While reading: ContentChanged, BadTarSplit; what was read before is then not to be used.
+        """
+        from orlop.store import diffs
+
+        return diffs.diff(self._engine, layer, parent, compression=compression)
+
+    def diff_size(self, layer: str, parent: str | None = None) -> int:
+        """Bytes of the files that `changes` lists as added or modified."""
+        from orlop.store import diffs
+
+        return diffs.diff_size(self._engine, layer, parent)
+
+    def apply_diff(self, layer: str, blob: BinaryIO) -> int:
+        """Unpack a tar, in any compression, onto an existing layer; bytes of its entries.
+
+        Unlike `layers.put` this is not all or nothing: after an error the files unpacked so far stay, and the
+        record is as before.
+
+        Raises:
+            LayerUnknown, BadArchive, Unsafe.
+        """
+        from orlop.store import layering
+        from orlop.store.blob import Blob
+
+        engine = self._engine
+        with engine.open(layers=WRITE, additional=False) as tables:
+            row = layering.require_layer(tables, layer)
+            mappings = layering.mappings_of(row)
+            volatile = row.home == engine.layers.volatile_home
+            size = layering.fill(engine, tables, row, Blob(blob), mappings, volatile=volatile)
+            engine.sync(row.id, volatile=volatile)
+            return size
+
+    # --- the driver's own layers --------------------------------------------------------------------------
+
+    def storage_layers(self) -> list[str]:
+        """The layers that the driver holds at home, with or without a record; sorted."""
+        return sorted(self._engine.driver().ids())
+
+    def create_storage_layer(
+        self,
+        *,
+        id: str | None = None,
+        parent: str | None = None,
+        label: str = "",
+        writable: bool = True,
+        mappings: IDMappings | None = None,
+    ) -> str:
+        """Make a layer in the driver only, without a record; its id. For tests of what the driver does."""
+        from orlop.errors import DuplicateID
+        from orlop.model.idmap import IDENTITY
+        from orlop.model.ids import check_new_id
+        from orlop.store.layering import new_id
+
+        engine = self._engine
+        with engine.open(layers=WRITE, additional=False) as tables:
+            if id:
+                check_new_id("layer", id)
+            made = id or new_id(tables.layers)
+            engine.ready_driver.check_id(made)
+            # An empty table is written first: a driver layer beside a missing table would look like a lost table.
+            if not engine.layers.files[0].found:
+                tables.layers.dirty.add(0)
+                tables.layers.save()
+            try:
+                engine.ready_driver.create(
+                    made, parent, writable=writable, mappings=mappings or IDENTITY, label=label
+                )
+            except DuplicateID:
+                pass  # the peers take an existing one for the one wanted
+        return made
+
+
+class _Mounted:
+    """See `Store.mounted`."""
+
+    def __init__(self, store: Contents, ref: str, label: str) -> None:
+        self._store = store
+        self._ref = ref
+        self._label = label
+
+    def __enter__(self) -> Path:
+        from pathlib import Path
+
+        return Path(self._store.mount(self._ref, label=self._label))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._store.unmount(self._ref)
+        except Exception as second:
+            if error is None:
+                raise
+            error.add_note(f"and {self._ref} could not be unmounted: {second}")

@@ -1,0 +1,100 @@
+"""The verbs of `Store` that take a layer, an image or a container, whichever a reference names (`spec/records.md` 9).
+
+Layers are looked through first, then images, then containers.
+"""
+
+from __future__ import annotations
+
+from orlop.errors import LayerUnknown, NotAnID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from orlop.store.collection import Collection
+    from orlop.store.containers import Containers
+    from orlop.store.images import Images
+    from orlop.store.layers import Layers
+
+
+class References:
+    """Part of `Store`."""
+
+    layers: Layers
+    images: Images
+    containers: Containers
+
+    def lookup(self, ref: str) -> str:
+        """The full id of a layer, image or container.
+
+        Raises:
+            LayerUnknown: nothing is called that.
+        """
+        return str(self._record(ref).id)
+
+    def exists(self, ref: str) -> bool:
+        return any(ref in kind for kind in self._kinds())
+
+    def names(self, ref: str) -> tuple[str, ...]:
+        """The names of a layer, image or container, the one given last first."""
+        return tuple(self._record(ref).names)
+
+    def set_names(self, ref: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Give it exactly these names, taking them from others of its kind; the names it has now."""
+        return self._rename("set_names", ref, names)
+
+    def add_names(self, ref: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Put names in front of those it has, taking them from others of its kind; the names it has now."""
+        return self._rename("add_names", ref, names)
+
+    def remove_names(self, ref: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Take names off it; the names it has now."""
+        return self._rename("remove_names", ref, names)
+
+    def metadata(self, ref: str) -> str:
+        """The caller's own text of a layer, image or container. NotAnID if there is nothing of that name."""
+        for kind in self._kinds():
+            record = kind.get(ref)
+            if record is not None:
+                metadata: str = record.metadata
+                return metadata
+        raise _no_id(ref)
+
+    def set_metadata(self, ref: str, metadata: str) -> None:
+        """Replace the caller's own text. NotAnID if this store has nothing of that name."""
+        for kind in self._kinds():
+            try:
+                kind.set_metadata(ref, metadata)
+                return
+            except kind._unknown:
+                continue
+        raise _no_id(ref)
+
+    def _kinds(self) -> tuple[Collection[Any], ...]:
+        return (self.layers, self.images, self.containers)
+
+    def _record(self, ref: str) -> Any:
+        for kind in self._kinds():
+            record = kind.get(ref)
+            if record is not None:
+                return record
+        raise _nothing(ref)
+
+    def _rename(self, operation: str, ref: str, names: Iterable[str]) -> tuple[str, ...]:
+        wanted = list(names) if not isinstance(names, str) else names
+        for kind in self._kinds():
+            try:
+                result: tuple[str, ...] = getattr(kind, operation)(ref, wanted)
+                return result
+            except kind._unknown:
+                continue
+        raise _nothing(ref)
+
+
+def _nothing(ref: str) -> LayerUnknown:
+    return LayerUnknown(f"no layer, image or container has the id, name or unique prefix {ref!r}", ref=ref)
+
+
+def _no_id(ref: str) -> NotAnID:
+    return NotAnID(f"no layer, image or container has the id, name or unique prefix {ref!r}", ref=ref)

@@ -1,0 +1,70 @@
+"""The verbs of `Store` that take away, look after and put right: deleting, plans, collection of garbage, shutdown."""
+
+from __future__ import annotations
+
+from orlop.errors import StillMounted, StorageError
+from orlop.store.tables import WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.store.engine import Engine
+
+
+class Upkeep:
+    """Part of `Store`."""
+
+    _engine: Engine
+
+    def delete(self, ref: str) -> None:
+        """Delete a container with its layer, or an image's record, or a layer, without asking who needs it.
+
+        Prefer `layers.delete`, `images.delete` and `containers.delete`.
+
+        Raises:
+            LayerUnknown: nothing is called that. NotALayer: a container whose layer has no record.
+        """
+        from orlop.store import deleting
+
+        deleting.delete(self._engine, ref)
+
+    def wipe(self) -> None:
+        """Delete everything: containers, images, layers, and what else the driver holds."""
+        from orlop.store import deleting
+
+        deleting.wipe(self._engine)
+
+    def shutdown(self, *, force: bool = False) -> list[str]:
+        """Undo what opening the driver did to the machine; the ids of layers that were mounted.
+
+        Raises:
+            StillMounted: layers are mounted. With `force` they are unmounted first, and the error is raised all the
+                same, as the peers do; a second call succeeds. The error carries `layers`.
+        """
+        from orlop.store import mounting
+
+        engine = self._engine
+        with engine.graph_lock.writing(timeout=engine.options.lock_timeout):
+            driver = engine.driver_held()
+            with engine.open(layers=WRITE, additional=False, graph_held=True) as tables:
+                mounts = engine.layers.mounts
+                assert mounts is not None
+                mounted = mounts.mounted()
+                first: Exception | None = None
+                for id in mounted if force else ():
+                    row = tables.layers.rows.by_id(id)
+                    try:
+                        if row is not None:
+                            mounting.unmount_fully(engine, tables, row)
+                    except (StorageError, OSError) as error:
+                        first = first or error
+                if first is not None:
+                    raise first
+                if mounted:
+                    raise StillMounted(
+                        f"{len(mounted)} layers are mounted ({mounted[0]}, ...)",
+                        peer=f"a layer is mounted: {StillMounted.peer}",
+                        layers=tuple(mounted),
+                    )
+                engine.graph_lock.renew()
+                driver.shutdown()
+        return mounted
