@@ -77,13 +77,16 @@ class Items:
                 editor.change(row, members)
                 editor.save()
 
-    def store_all(self, id: str, data: Mapping[str, bytes | BinaryIO]) -> dict[str, Any]:
+    def store_all(
+        self, id: str, data: Mapping[str, bytes | BinaryIO], digests: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Write the items of a record that is being made; the members that the record has to have for them.
 
+        `digests` are those, by key, that are not to be the sha256 of the item.
         The caller sees to it that the items go if the record does not come: `making`, or a layer's flag.
         """
         self._refuse(id, data)
-        return self._put({}, id, data, {})
+        return self._put({}, id, data, digests or {})
 
     def making(self, id: str) -> _Making:
         """A block around `store_all` and the saving of a new record: after a crash both are there, or neither."""

@@ -82,8 +82,11 @@ class Collection(_Of["T"]):
 
     def _all(self) -> list[T]:
         with self._opening(READ) as tables:
-            values: list[Any] = [value for view in self._views(tables) for value in view.values()]
-            return values
+            return self._values(tables)
+
+    def _values(self, tables: Tables) -> list[T]:
+        values: list[Any] = [value for view in self._views(tables) for value in view.values()]
+        return values
 
     def json(self) -> str:
         """All records as the text of a JSON array, the quickest form: mostly the very text of the files."""
@@ -145,13 +148,18 @@ class Collection(_Of["T"]):
             found = self._changing(tables, ref)
             if found is None:
                 raise self._not_known(ref)
-            editor, row = found
-            if operation == "add":
-                wanted = checks.names([*wanted, *row.names])
-            elif operation == "remove":
-                wanted = [name for name in row.names if name not in wanted]
-            editor.set_names(row, wanted, **self._history(row, wanted))
-        return tuple(wanted)
+            return self._give_names(*found, operation, wanted)
+
+    def _give_names(self, editor: Editor, row: Row, operation: str, names: list[str]) -> tuple[str, ...]:
+        """Carry out "set", "add" or "remove" with `names`; the names that the record has then."""
+        from orlop.store import checks
+
+        if operation == "add":
+            names = checks.names([*names, *row.names])
+        elif operation == "remove":
+            names = [name for name in row.names if name not in names]
+        editor.set_names(row, names, **self._history(row, names))
+        return tuple(names)
 
     def _history(self, row: Row, names: list[str]) -> dict[str, object]:
         """Members that change along with the names (images keep a history)."""

@@ -9,7 +9,7 @@ from orlop.model.container import Container
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.timestamp import Timestamp
 from orlop.records import containers as homes
-from orlop.store.collection import Collection
+from orlop.store.directories import Directories
 from orlop.store.tables import READ, WRITE, emptied
 from orlop.system import files
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orlop.store.tables import Tables
 
 
-class Containers(Collection[Container]):
+class Containers(Directories[Container]):
     """`store.containers`. A container is also found by the id of its layer."""
 
     noun = "container"
@@ -211,19 +211,6 @@ class Containers(Collection[Container]):
         from orlop.store import sizes
 
         return sizes.container_size(self._engine, self, ref)
-
-    def directory(self, ref: str) -> str:
-        """A directory for the caller's own files, deleted with the container."""
-        return self._directory(ref, run=False)
-
-    def run_directory(self, ref: str) -> str:
-        """A directory for the caller's own files, gone with the next boot."""
-        return self._directory(ref, run=True)
-
-    def _directory(self, ref: str, *, run: bool) -> str:
-        path = os.path.join(self._engine.place("containers", run=run), self[ref].id, "userdata")
-        files.make_dirs(path)
-        return path
 
     # --- deleting -----------------------------------------------------------------------------------------
 

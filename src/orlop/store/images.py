@@ -9,7 +9,7 @@ from orlop.model.digest import Digest
 from orlop.model.ids import LayerID
 from orlop.model.image import Image
 from orlop.model.timestamp import Timestamp
-from orlop.store.collection import Collection
+from orlop.store.directories import Directories
 from orlop.store.tables import READ, WRITE, emptied
 from orlop.system import files
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orlop.store.tables import Tables
 
 
-class Images(Collection[Image]):
+class Images(Directories[Image]):
     """`store.images`."""
 
     noun = "image"
@@ -39,6 +39,25 @@ class Images(Collection[Image]):
 
     def _find(self, tables: Tables, ref: str) -> tuple[View, Row] | None:
         return tables.find_image(ref)
+
+    def _rename(self, ref: str, operation: str, names: Iterable[str]) -> tuple[str, ...]:
+        """As for every kind; an image of an additional store is copied into this one first."""
+        from orlop.store import checks, pullup
+
+        wanted = checks.names(names)
+        try:
+            return super()._rename(ref, operation, wanted)
+        except ImageUnknown:
+            if not self._engine.additional_images():
+                raise
+        with self._engine.open(images=WRITE) as tables:
+            found = tables.find_image(ref)
+            if found is None:
+                raise self._not_known(ref)
+            view, row = found
+            if view is not tables.images:
+                row = pullup.pull_up(self._engine, tables, view, row)
+            return self._give_names(tables.images, row, operation, wanted)
 
     def _history(self, row: Row, names: list[str]) -> dict[str, object]:
         # Each name goes to the front in turn, so the last of the list ends up first (`spec/records.md` 10).
@@ -58,6 +77,7 @@ class Images(Collection[Image]):
         created: str | None = None,
         names_history: Iterable[str] = (),
         data: Mapping[str, bytes] | None = None,
+        data_digests: Mapping[str, str] | None = None,
         flags: Mapping[str, Any] | None = None,
     ) -> Image:
         """Make an image: a record that names a top layer, with data of its own. All or nothing.
@@ -70,39 +90,58 @@ class Images(Collection[Image]):
             digest: a digest to find the image by, besides those of its manifests.
             created: RFC 3339; now if not given.
             data: big-data items, e.g. the manifest and the configuration (under its digest as the key).
+            data_digests: the digests, by key, of items whose digest is not the sha256 of their bytes (signed schema 1
+                manifests).
             flags: kept in the record for other programs.
+
+        An `id` that an image of an additional store has makes ours a copy of that one in another shape: metadata,
+        date, digest, history and data are taken over where none are given, and its names are added, also where
+        another image of this store has them (`spec/records.md` 17.1).
 
         Raises:
             LayerUnknown, DuplicateID, DuplicateName, UnsafeID, InvalidDigest, InvalidKey.
         """
-        from orlop.store import checks, layering
+        from orlop.store import checks, layering, pullup
 
         engine = self._engine
         names = tuple(checks.names(names))
         checks.metadata(metadata)
         for key, value in (data or {}).items():
             checks.item(key, value)
-        moment = _moment(created)
-        if digest is not None:
-            Digest.parse(digest)
+        for given in (digest, *(data_digests or {}).values()):
+            if given is not None:
+                Digest.parse(given)
+        moment = _moment(created) if created is not None else None
         with engine.open(layers=READ if layer else None, images=WRITE) as tables:
             top = tables.layer(layer)[1].id if layer else ""
             editor = tables.images
             layering.check_free(editor, id, names)
+            foreign = pullup.foreign_of_id(engine, tables, id)
             document: dict[str, Any] = {
+                "created": str(Timestamp.now()),
+                **(foreign.facts() if foreign else {}),
+            }
+            history = document.get("names-history") or ()
+            document |= {
                 "id": id or layering.new_id(editor),
-                "digest": digest or "",
                 "names": list(names),
-                "names-history": list(dict.fromkeys(names_history)),
+                "names-history": list(dict.fromkeys([*history, *names_history])),
                 "layer": top,
-                "metadata": metadata,
-                "created": moment,
                 "flags": dict(flags or {}),
             }
+            own = {"digest": digest, "metadata": metadata, "created": moment}
+            document |= {member: value for member, value in own.items() if value}
+            inherited, digests = foreign.items() if foreign else ({}, {})
+            digests = {key: value for key, value in digests.items() if key not in (data or {})}
             items = engine.items(editor.table)
             with items.making(document["id"]):
-                document |= items.store_all(document["id"], data or {})
+                document |= items.store_all(
+                    document["id"], {**inherited, **(data or {})}, {**digests, **(data_digests or {})}
+                )
                 row = editor.add(document)
+                if foreign and foreign.names:
+                    both = checks.names([*foreign.names, *names])
+                    editor.set_names(row, both, **self._history(row, both))
                 editor.save()
             return self._value(editor, row)
 
@@ -136,19 +175,6 @@ class Images(Collection[Image]):
         from orlop.store import sizes
 
         return sizes.image_size(self._engine, self, ref)
-
-    def directory(self, ref: str) -> str:
-        """A directory for the caller's own files, deleted with the image."""
-        return self._directory(ref, run=False)
-
-    def run_directory(self, ref: str) -> str:
-        """A directory for the caller's own files, gone with the next boot."""
-        return self._directory(ref, run=True)
-
-    def _directory(self, ref: str, *, run: bool) -> str:
-        path = os.path.join(self._engine.place("images", run=run), self[ref].id, "userdata")
-        files.make_dirs(path)
-        return path
 
     # --- deleting -----------------------------------------------------------------------------------------
 
@@ -227,8 +253,6 @@ def _layers_to_go(tables: Tables, image: Row) -> list[str]:
 
 
 def _moment(created: object) -> str:
-    if created is None:
-        return str(Timestamp.now())
     from orlop.model.timestamp import is_timestamp
 
     text = created.isoformat() if hasattr(created, "isoformat") else str(created)

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from orlop.model.snapshot import Snapshot
     from orlop.store.collection import Collection
     from orlop.store.containers import Containers
+    from orlop.store.digestlock import DigestLock
+    from orlop.store.engine import Engine
     from orlop.store.images import Images
     from orlop.store.layers import Layers
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 class References:
     """Part of `Store`."""
 
+    _engine: Engine
     layers: Layers
     images: Images
     containers: Containers
@@ -70,6 +74,34 @@ class References:
             except kind._unknown:
                 continue
         raise _no_id(ref)
+
+    def snapshot(self, *, layers: bool = True, images: bool = True, containers: bool = True) -> Snapshot:
+        """All records of the kinds asked for, as they were at one moment (`MultiList`)."""
+        from orlop.model.snapshot import Snapshot
+        from orlop.store.tables import READ
+
+        modes = [READ if wanted else None for wanted in (layers, images, containers)]
+        with self._engine.open(layers=modes[0], images=modes[1], containers=modes[2]) as tables:
+            return Snapshot(
+                self.layers._values(tables) if layers else (),
+                self.images._values(tables) if images else (),
+                self.containers._values(tables) if containers else (),
+            )
+
+    def digest_lock(self, digest: str, *, shared: bool = False, timeout: float | None = None) -> DigestLock:
+        """A block that excludes other holders of the lock of this digest, such as other pulls of one blob.
+
+        Args:
+            digest: any valid digest; nothing needs to have it.
+            shared: exclude exclusive holders only.
+            timeout: seconds to wait for it before `LockTimeout`; that of the store if not given.
+
+        Raises:
+            InvalidDigest.
+        """
+        from orlop.store.digestlock import DigestLock
+
+        return DigestLock(self._engine, digest, shared=shared, timeout=timeout)
 
     def _kinds(self) -> tuple[Collection[Any], ...]:
         return (self.layers, self.images, self.containers)

@@ -1,0 +1,89 @@
+"""Directories of images and containers for their callers' own files (`spec/records.md` 21).
+
+One lies in the graph root, one in the run root; both go with the record. Whoever is inside a container may be able to
+write there, so names are resolved beneath the directory and never lead out of it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.store.collection import Collection
+from orlop.system import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from orlop.model.record import Record
+
+    T = TypeVar("T", bound=Record)
+
+
+class Directories(Collection["T"]):
+    """Part of `Images` and `Containers`."""
+
+    def directory(self, ref: str) -> str:
+        """A directory for the caller's own files, deleted with the record; made if it is not there."""
+        return self._directory(ref, run=False)
+
+    def run_directory(self, ref: str) -> str:
+        """A directory for the caller's own files, gone with the next boot; made if it is not there."""
+        return self._directory(ref, run=True)
+
+    def write_file(self, ref: str, name: str, data: bytes, *, run: bool = False) -> None:
+        """Replace a file below `directory`, or with `run` below `run_directory`; the old one or the new, never half.
+
+        Missing parents are made, mode 0700; the file has mode 0600.
+
+        Raises:
+            ImageUnknown, ContainerUnknown.
+            UnsafePath: the name is empty, or leads out of the directory.
+        """
+        from orlop.system.beneath import DIRECTORY, Root
+
+        top = os.open(self._directory(ref, run=run), DIRECTORY)
+        try:
+            with Root(top) as root:
+                parts = _parts(name)
+                for depth in range(1, len(parts)):
+                    parent, last = root.parent(b"/".join(parts[:depth]))
+                    try:
+                        os.mkdir(last, 0o700, dir_fd=parent)
+                    except FileExistsError:
+                        pass
+                parent, last = root.parent(b"/".join(parts))
+                path = f"/proc/self/fd/{parent}/{os.fsdecode(last)}"
+                files.write_atomic(path, data, durable=self._engine.options.durable and not run)
+        finally:
+            os.close(top)
+
+    def read_file(self, ref: str, name: str, *, run: bool = False) -> bytes:
+        """A file below `directory`, or with `run` below `run_directory`.
+
+        Raises:
+            ImageUnknown, ContainerUnknown, FileNotFoundError.
+            UnsafePath: the name is empty or leads out of the directory, or what it names is no regular file.
+        """
+        from orlop.system.beneath import DIRECTORY, Root
+
+        top = os.open(self._directory(ref, run=run), DIRECTORY)
+        try:
+            with Root(top) as root, open(root.open_regular(b"/".join(_parts(name))), "rb") as file:
+                return file.read()
+        finally:
+            os.close(top)
+
+    def _directory(self, ref: str, *, run: bool) -> str:
+        path = os.path.join(self._engine.place(f"{self.noun}s", run=run), self[ref].id, "userdata")  # type: ignore[attr-defined]
+        files.make_dirs(path)
+        return path
+
+
+def _parts(name: str) -> list[bytes]:
+    from orlop.errors import UnsafePath
+
+    parts = [part for part in os.fsencode(name).split(b"/") if part not in (b"", b".")]
+    if not parts or b".." in parts or name.startswith("/"):
+        raise UnsafePath(f"wanted a name below the directory; found {name!r}", path=name)
+    return parts
