@@ -1,0 +1,281 @@
+"""What trees really take on the disk, and what becomes free when they go.
+
+Allocated blocks are counted, not lengths of files: a hole takes nothing. An inode with several names counts once, and
+so does a block on which several files lie (a reflink). What something *else* holds as well is not freed by removing
+one holder: a further name of the inode, a further file on the block.
+
+Rule 1: Every step of a walk is one name in an open directory, and nothing but regular files is opened: one of the
+        trees may be a running container's.
+Rule 2: What is mounted below a tree is not part of it.
+Rule 3: Memory grows with the files that share something, not with all files.
+
+LIMIT: of compressed extents (btrfs) the length of their content is counted, as `du` and `btrfs fi du` do. A file that
+is removed while a process has it open becomes free when that process closes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from orlop.stream.overlap import Ranges
+from orlop.system import mounts
+from orlop.system.descent import GONE, Descent
+from orlop.system.sharing import BLOCK, Space, Spaces, open_to_ask, shared_extents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+
+    Extents = list[tuple[int, int, bool]]
+    Holders = frozenset[int]
+
+_SUBVOLUME = 256  # the inode number of every root of a btrfs subvolume
+
+
+def occupied(paths: Iterable[str]) -> int:
+    """Bytes of the disk that what lies at and below `paths` takes; shared ones once. Missing paths take none."""
+    count = Count()
+    for path in _outermost(paths):
+        count.tree(path, 0)
+    count.finish()
+    return sum(count.alone.values()) + sum(count.shared().values())
+
+
+def freed_by_removing(paths: Iterable[str], *, beside: Iterable[str] = ()) -> int:
+    """Bytes of the disk that become free when `paths`, with all below them, are removed.
+
+    A block that is marked as shared counts only if all who share it are known to go. The kernel does not say who they
+    are, so they are looked for in the trees `beside` (which may contain `paths`); a holder that lies nowhere there is
+    not known of. Without `beside` no such block counts. Missing paths free nothing.
+    """
+    paths = _outermost(paths)
+    count = Count()
+    for path in paths:
+        count.tree(path, _GOES)
+    beside = _outermost(beside) if count.shares else []
+    if beside:
+        going = set(filter(None, map(_inode_at, paths)))
+        for path in beside:
+            count.tree(path, _STAYS, leave_out=going)
+    count.finish(names_elsewhere=_STAYS)
+    goes = frozenset((_GOES,))
+    return count.alone.get(goes, 0) + (count.shared().get(goes, 0) if beside else 0)
+
+
+_GOES, _STAYS = 0, 1
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """The same paths, absolute, without those that lie below another one: nothing is counted twice."""
+    found: list[list[str]] = []
+    for names in sorted(_components(path) for path in paths):
+        if not found or names[: len(found[-1])] != found[-1]:
+            found.append(names)
+    return ["/".join(names) or "/" for names in found]
+
+
+def _components(path: str) -> list[str]:
+    """The names of a path whose directories are no symlinks; its last name may be one."""
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(directory), name).rstrip("/").split("/")
+
+
+def _inode_at(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return None
+    return status.st_dev, status.st_ino
+
+
+class _Named:
+    """An inode with several names, of which `unseen` were not met yet."""
+
+    __slots__ = ("extents", "holders", "size", "space", "unseen")
+
+    def __init__(self, size: int, extents: Extents, space: Space, unseen: int, holders: Holders) -> None:
+        self.size = size
+        self.extents = extents
+        self.space = space
+        self.unseen = unseen
+        self.holders = holders
+
+
+class Count:
+    """Bytes of the disk by who holds them. Holders are numbers of the caller's choice, 0 or more.
+
+    No tree is counted twice, nor one within another: `leave_out` is there for that. `finish` comes before the
+    results: `alone`, the bytes that no other file lies on, and `shared()`, each by the set of their holders.
+    """
+
+    def __init__(self) -> None:
+        self.alone: dict[Holders, int] = {}
+        self._spaces = Spaces()
+        self._named: dict[tuple[int, int], _Named] = {}
+        self._ranges: dict[tuple[object, bool], Ranges] = {}
+        self._points: set[str] | None = None
+
+    # --- results ----------------------------------------------------------------------------------------------
+
+    @property
+    def shares(self) -> bool:
+        """Whether anything counted so far lies on blocks that are marked as shared."""
+        return bool(self._ranges) or any(named.extents for named in self._named.values())
+
+    def finish(self, *, names_elsewhere: int | None = None) -> None:
+        """Everything was walked. Inodes with names that were not met are held by `names_elsewhere`, too."""
+        others = frozenset(() if names_elsewhere is None else (names_elsewhere,))
+        for named in self._named.values():
+            self._settle(named.size, named.extents, named.space, named.holders | others)
+        self._named.clear()
+
+    def shared(self) -> dict[Holders, int]:
+        """Bytes on which more than one file may lie, each block once."""
+        found: dict[Holders, int] = {}
+        for ranges in self._ranges.values():
+            for start, end, holders in ranges.sweep():
+                found[holders] = found.get(holders, 0) + end - start
+        return found
+
+    # --- walking ----------------------------------------------------------------------------------------------
+
+    def tree(self, root: str, holder: int, *, leave_out: Container[tuple[int, int]] = ()) -> None:
+        """Count what lies at and below `root` for `holder`.
+
+        `leave_out` are (device, inode) of what is passed over with all below it. What vanishes meanwhile is, too.
+        """
+        try:
+            status = os.lstat(root)
+            if (status.st_dev, status.st_ino) in leave_out:
+                return
+            at = Descent(root if stat.S_ISDIR(status.st_mode) else os.path.dirname(root) or ".")
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return
+        with at:
+            if not stat.S_ISDIR(status.st_mode):
+                space = self._spaces.of(at.fd, at.status.st_dev)
+                self._inode(os.path.basename(root), status, space, at.fd, frozenset((holder,)))
+            elif os.path.samestat(at.status, status):
+                self._below(at, root, frozenset((holder,)), leave_out)
+
+    def _below(self, at: Descent, root: str, holders: Holders, leave_out: Container[tuple[int, int]]) -> None:
+        names: list[str] = []
+        waiting = [self._directory(at, holders, leave_out)]
+        while True:
+            if waiting[-1]:
+                name, inode = waiting[-1].pop()
+                above = at.status
+                try:
+                    at.enter(os.fsencode(name))
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+                    continue
+                names.append(name)
+                here = (at.status.st_dev, at.status.st_ino)
+                passed_over = here in leave_out
+                if here != (above.st_dev, inode):  # not what the parent lists
+                    passed_over = passed_over or self._is_mounted(at, above, root, names)
+                waiting.append([] if passed_over else self._directory(at, holders, leave_out))
+                continue
+            waiting.pop()
+            if not waiting:
+                return
+            names.pop()
+            at.leave()
+
+    def _is_mounted(self, at: Descent, above: os.stat_result, root: str, names: list[str]) -> bool:
+        """Whether the current directory, which is not the one that its parent lists, was mounted there."""
+        if at.status.st_dev != above.st_dev:
+            # A subvolume lies in the space of its parent. Nothing else has another device without a mount.
+            space = self._spaces.of(at.fd, at.status.st_dev)
+            return at.status.st_ino != _SUBVOLUME or space is not self._spaces.of(at.fd, above.st_dev)
+        # Some file systems number directories anew when they are looked at (overlay without `xino`).
+        if self._points is None:
+            self._points = {mount.point for mount in mounts.mount_table()}
+        return "/".join((os.path.realpath(root), *names)) in self._points
+
+    def _directory(
+        self, at: Descent, holders: Holders, leave_out: Container[tuple[int, int]]
+    ) -> list[tuple[str, int]]:
+        """Count the current directory and the files in it; (name, inode) of the directories in it."""
+        space = self._spaces.of(at.fd, at.status.st_dev)
+        alone = at.status.st_blocks
+        directories = []
+        with os.scandir(at.fd) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append((entry.name, entry.inode()))
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+                    continue
+                if leave_out and (status.st_dev, status.st_ino) in leave_out:
+                    continue
+                if status.st_nlink > 1 or (space.shares and status.st_blocks):
+                    self._inode(entry.name, status, space, at.fd, holders)
+                else:
+                    alone += status.st_blocks
+        self.alone[holders] = self.alone.get(holders, 0) + alone * BLOCK
+        return directories
+
+    def _inode(self, name: str, status: os.stat_result, space: Space, dir_fd: int, holders: Holders) -> None:
+        """Count something that is no directory, and that may be shared."""
+        key = (status.st_dev, status.st_ino)
+        named = self._named.get(key) if status.st_nlink > 1 else None
+        if named is not None:
+            named.unseen -= 1
+            named.holders |= holders
+            if not named.unseen:
+                self._settle(named.size, named.extents, named.space, named.holders)
+                del self._named[key]
+            return
+        extents = []
+        if space.shares and status.st_blocks and stat.S_ISREG(status.st_mode):
+            extents = _extents(name, status, space, dir_fd)
+        size = max(status.st_blocks * BLOCK - sum([end - start for start, end, _ in extents]), 0)
+        if status.st_nlink > 1:
+            self._named[key] = _Named(size, extents, space, status.st_nlink - 1, holders)
+        else:
+            self._settle(size, extents, space, holders)
+
+    def _settle(self, size: int, extents: Extents, space: Space, holders: Holders) -> None:
+        self.alone[holders] = self.alone.get(holders, 0) + size
+        for start, end, encoded in extents:
+            ranges = self._ranges.get((space.key, encoded))
+            if ranges is None:
+                ranges = self._ranges[space.key, encoded] = Ranges()
+            for holder in holders:
+                ranges.add(start, end, holder)
+
+
+def _extents(name: str, status: os.stat_result, space: Space, dir_fd: int) -> Extents:
+    """The extents of a listed file that are marked as shared; none of one that cannot be opened any more."""
+    try:
+        fd, now = open_to_ask(name, dir_fd)
+    except OSError as error:
+        # Nobody but its owner may ask about a file without read permission: then it counts as sharing nothing.
+        if error.errno not in GONE and error.errno != errno.EACCES:
+            raise
+        return []
+    try:
+        return shared_extents(fd) if os.path.samestat(now, status) else []
+    except OSError as error:
+        if error.errno not in _CANNOT_TELL:
+            raise
+        space.shares = False
+        return []
+    finally:
+        os.close(fd)
+
+
+_CANNOT_TELL = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS))

@@ -1,0 +1,83 @@
+"""Ranges of disks, each held by somebody: how much is held, by whom, and by how many.
+
+Ranges come in any order and in any number. They are kept as sorted runs of plain numbers, 24 bytes a range, and
+looked at in one sweep from the lowest to the highest.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Iterator
+
+_RUN = 1 << 15
+"""Ranges that are collected before they are sorted and packed: some megabytes as Python objects."""
+
+
+class Ranges:
+    """Ranges of one disk. `Holder` numbers are the caller's, 0 or more."""
+
+    __slots__ = ("_new", "_runs")
+
+    def __init__(self) -> None:
+        self._new: list[tuple[int, int, int]] = []
+        self._runs: list[array[int]] = []
+
+    def add(self, start: int, end: int, holder: int) -> None:
+        self._new.append((start, end, holder))
+        if len(self._new) >= _RUN:
+            self._pack()
+
+    def _pack(self) -> None:
+        from array import array
+
+        self._new.sort()
+        self._runs.append(array("Q", [number for found in self._new for number in found]))
+        self._new = []
+
+    def __bool__(self) -> bool:
+        return bool(self._new or self._runs)
+
+    def sweep(self) -> Iterator[tuple[int, int, frozenset[int]]]:
+        """(start, end, holders) of the pieces in which the holders are the same, in order; gaps are left out."""
+        from heapq import heappop, heappush, merge
+
+        self._new.sort()
+        ends: list[tuple[int, int]] = []
+        count: dict[int, int] = {}
+        holders: frozenset[int] = frozenset()
+        at = 0
+        for start, end, holder in merge(self._new, *map(_triples, self._runs)):
+            while ends and ends[0][0] <= start:
+                stop, gone = heappop(ends)
+                if stop > at:
+                    yield at, stop, holders
+                    at = stop
+                holders = _without(count, gone, holders)
+            if ends and start > at:
+                yield at, start, holders
+            at = start
+            heappush(ends, (end, holder))
+            count[holder] = count.get(holder, 0) + 1
+            if count[holder] == 1:
+                holders |= {holder}
+        while ends:
+            stop, gone = heappop(ends)
+            if stop > at:
+                yield at, stop, holders
+                at = stop
+            holders = _without(count, gone, holders)
+
+
+def _without(count: dict[int, int], holder: int, holders: frozenset[int]) -> frozenset[int]:
+    count[holder] -= 1
+    if count[holder]:
+        return holders
+    del count[holder]
+    return holders - {holder}
+
+
+def _triples(run: array[int]) -> Iterator[tuple[int, int, int]]:
+    numbers = iter(run)
+    return zip(numbers, numbers, numbers, strict=True)

@@ -1,0 +1,121 @@
+"""Which parts of the disk files have in common: asking the kernel, and having it make them common.
+
+Files of xfs, btrfs and a few others may lie on the same blocks (reflinks). FIEMAP says of each extent of a file
+where it lies and whether something else lies there too, but not what (`spec/dedup.md` 2, 5).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from orlop.system import libc
+
+BLOCK = 512
+"""The unit of `st_blocks`, whatever the file system's is."""
+
+_FIEMAP = 0xC020_660B
+_HEADER = struct.Struct("=QQIIII")  # start, length, flags, extents in the answer, room for extents, reserved
+_EXTENT = struct.Struct("=QQQ16xI12x")  # offset in the file, place on the disk, length, flags
+_ROOM = 17
+"""Extents in one answer: so many fit into the buffer for which `fcntl.ioctl` lets other threads run."""
+
+_SYNC = 0x1  # write what waits to be written first: that has no place yet
+_LAST, _NO_PLACE, _ENCODED, _SHARED = 0x1, 0x2 | 0x4 | 0x200, 0x8, 0x2000
+_END = 2**64 - 1
+
+_FS_INFO, _GEOMETRY = 0x8400_941F, 0x8070_5864
+_REFLINK = 1 << 20
+
+BTRFS, XFS = 0x9123_683E, 0x5846_5342
+_NEVER = frozenset(
+    (0xEF53, 0x0102_1994, 0x8584_58F6, 0x7371_7368, 0xE0F5_E1E2)
+)  # ext, tmpfs, ramfs, squashfs, erofs
+
+ENCODED_SCALE = 32
+"""Of a compressed extent the kernel tells the place and the length of the content, not how much it takes there. A
+place times 32 keeps extents of 128 KiB, the longest, apart that lie 4 KiB apart, the nearest."""
+
+
+class Space:
+    """One file system's blocks. `key` tells it from others, `shares` whether files may have blocks in common."""
+
+    __slots__ = ("key", "magic", "shares")
+
+    def __init__(self, key: object, magic: int, shares: bool) -> None:
+        self.key = key
+        self.magic = magic
+        self.shares = shares
+
+
+class Spaces:
+    """The file systems met in one run, by device number; a subvolume of btrfs has a number of its own."""
+
+    def __init__(self) -> None:
+        self._by_device: dict[int, Space] = {}
+        self._by_key: dict[object, Space] = {}
+
+    def of(self, fd: int, device: int) -> Space:
+        """The space that an open directory with this `st_dev` lies in."""
+        space = self._by_device.get(device)
+        if space is None:
+            space = _space(fd, device)
+            space = self._by_device[device] = self._by_key.setdefault(space.key, space)
+        return space
+
+
+def _space(fd: int, device: int) -> Space:
+    magic = libc.filesystem_magic(fd)
+    try:
+        if magic == BTRFS:
+            return Space(fcntl.ioctl(fd, _FS_INFO, bytes(1024))[16:32], magic, True)
+        if magic == XFS:
+            flags = int.from_bytes(fcntl.ioctl(fd, _GEOMETRY, bytes(112))[92:96], "little")
+            return Space(device, magic, bool(flags & _REFLINK))
+    except OSError:
+        pass  # an older kernel, or one that does not tell us: then by asking each file
+    return Space(device, magic, magic not in _NEVER)
+
+
+def shared_extents(fd: int, *, sync: bool = False) -> list[tuple[int, int, bool]]:
+    """(start, end, encoded) of the parts of an open file's blocks that something else may lie on as well.
+
+    Bytes on the disk, in order of the file. Raises `OSError`: EOPNOTSUPP where the file system does not tell.
+    """
+    found: list[tuple[int, int, bool]] = []
+    at, flags = 0, _SYNC if sync else 0
+    while True:
+        answer = bytearray(_HEADER.size + _ROOM * _EXTENT.size)
+        _HEADER.pack_into(answer, 0, at, _END - at, flags, 0, _ROOM, 0)
+        fcntl.ioctl(fd, _FIEMAP, answer)
+        count = _HEADER.unpack_from(answer)[3]
+        if not count:
+            return found
+        extents = memoryview(answer)[_HEADER.size : _HEADER.size + count * _EXTENT.size]
+        for extent in _EXTENT.iter_unpack(extents):
+            offset, place, length, kind = extent
+            at = offset + length
+            if kind & _SHARED and not kind & _NO_PLACE:
+                encoded = bool(kind & _ENCODED)
+                start = place * ENCODED_SCALE if encoded else place
+                found.append((start, start + length, encoded))
+        if kind & _LAST:
+            return found
+
+
+def open_to_ask(name: str, dir_fd: int) -> tuple[int, os.stat_result]:
+    """Open a regular file for asking, and what it is. What was put in its place meanwhile is not opened.
+
+    Opening a FIFO blocks, and a device acts: a container may put one there between a look and an opening. Raises
+    OSError; ESTALE if it is no regular file.
+    """
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        status = os.fstat(handle)
+        if status.st_mode & 0o170000 != 0o100000:
+            raise OSError(errno.ESTALE, "file was replaced while it was looked at", name)
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), status
+    finally:
+        os.close(handle)
