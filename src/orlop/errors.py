@@ -4,11 +4,12 @@
     ├── NotFound (also KeyError)
     │   ├── LayerUnknown  ImageUnknown  ContainerUnknown  NotAnID
     │   ├── NotALayer  NotAnImage  NotAContainer
-    │   └── DataUnknown  SizeUnknown  DigestUnknown
+    │   ├── DataUnknown  SizeUnknown  DigestUnknown
+    │   └── AccountUnknown
     ├── Conflict
     │   ├── DuplicateID  DuplicateName
     │   ├── LayerHasChildren  LayerUsedByImage  LayerUsedByContainer  ImageUsedByContainer
-    │   ├── ParentIsContainer  LayerNotMounted  StillMounted
+    │   ├── ParentIsContainer  LayerNotMounted  StillMounted  NotEnoughIDs
     │   └── LockTimeout (also TimeoutError)
     ├── ReadOnly
     ├── Damaged
@@ -109,6 +110,12 @@ class DigestUnknown(NotFound):
     peer = "could not compute digest of item"
 
 
+class AccountUnknown(NotFound):
+    """No user or group of this machine."""
+
+    peer = "unable to find entry"
+
+
 # --- something is in the way --------------------------------------------------------------------------------
 
 
@@ -152,6 +159,12 @@ class StillMounted(Conflict):
     """A layer is mounted, and the operation needs all of them unmounted."""
 
     peer = "layer is in use by a container"
+
+
+class NotEnoughIDs(Conflict):
+    """Automatic user namespaces: of the ids that are set aside, too few are free."""
+
+    peer = "not enough unused IDs in user namespace"
 
 
 class LockTimeout(Conflict, TimeoutError):

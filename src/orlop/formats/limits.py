@@ -71,6 +71,12 @@ METADATA_MAX = 16 * MIB
 DATA_ITEM_MAX = 256 * MIB
 """One big-data item of an image or container, which readers take into memory whole. Those of layers are streams."""
 
+# --- files of images ----------------------------------------------------------------------------------------
+
+ACCOUNTS_FILE_MAX = 16 * MIB
+"""/etc/passwd or /etc/group of an image whose users are counted for an automatic user namespace. A quarter of a
+million users fit. The peers read whatever is there, and more than they have memory if it is sparse."""
+
 # --- compressed streams -------------------------------------------------------------------------------------
 
 ZSTD_WINDOW_LOG_MAX = 27
