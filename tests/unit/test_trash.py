@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orlop.records.trash import Trash, recover
-from orlop.system import files
+from orlop.system import files, mounts
 from orlop.system.ownlock import own
 
 
@@ -93,6 +93,19 @@ def test_what_lies_on_another_mount_goes_to_a_root_there(
     assert trash.foreign_roots() == [str(own_root)]
     trash.empty()
     assert list(own_root.iterdir()) == list(root.iterdir()) == []
+
+
+def test_a_root_on_a_mount_is_used_at_once_for_what_lies_there(
+    root: Path, things: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = things.parent
+    monkeypatch.setattr(mounts, "is_mount_point", lambda path: path == str(home))
+    trash = Trash(str(root))
+    assert trash.set_aside(str(things / "tree"), str(home / "tempdirs"))
+    assert trash.set_aside(str(things / "file"), str(home / "tempdirs"))
+    assert trash.foreign_roots() == [str(home / "tempdirs")]
+    assert not root.exists()
+    trash.empty()
 
 
 @pytest.mark.parametrize("where", ["root", "own"])

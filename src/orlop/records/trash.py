@@ -34,21 +34,31 @@ class Trash:
     def set_aside(self, path: str, own_root: str | None = None) -> bool:
         """Move a file or directory away; False if it does not exist.
 
-        `own_root` is used if `path` lies on another mount than the usual root.
+        `own_root`, directly in a driver's home, is used if `path` lies on another mount than the usual root, and is
+        tried first if that home is a mount.
         """
+        roots = [self._root] if own_root is None else [self._root, own_root]
+        if own_root is not None and self._is_apart(own_root):
+            roots.reverse()
+        for root in roots:
+            try:
+                return self._bin(root).take(path)
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    return self._remove(path)
+                if error.errno != errno.EXDEV or root == roots[-1]:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _is_apart(self, own_root: str) -> bool:
+        if own_root in self._bins:
+            return True
+        from orlop.system import mounts
+
         try:
-            return self._bin(self._root).take(path)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                return self._remove(path)
-            if error.errno != errno.EXDEV or own_root is None:
-                raise
-        try:
-            return self._bin(own_root).take(path)
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-        return self._remove(path)
+            return mounts.is_mount_point(os.path.dirname(own_root))
+        except FileNotFoundError:
+            return False
 
     def _remove(self, path: str) -> bool:
         """Delete at once, under the lock: a disk too full to set something aside is one that must be freed."""
