@@ -37,6 +37,7 @@ class ImageTable(Table):
             table_files=(TableFile(os.path.join(directory, "images.json"), durable=durable),),
             locks=(LockFile.at(os.path.join(directory, "images.lock"), read_only=read_only),),
             read_only=read_only,
+            watch_files=read_only,  # where there is no lock file, there is no token either
             unique_ids=False,  # the peers list both records of one id; the later one is found by it
             lock_timeout=lock_timeout,
         )

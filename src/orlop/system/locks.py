@@ -95,11 +95,16 @@ class LockFile:
         `read_only` is for stores that somebody else owns: the lock can only be taken shared. Raises `Conflict` if
         this process has the same file as the other kind; `UnsafePath` if `path` is no regular file (a link or a FIFO
         put there would have us lock what somebody else chose, or wait for ever); `OSError` with the path if it cannot
-        be opened.
+        be opened. A missing one on a read-only file system is no error for who only reads.
         """
         path = os.path.abspath(path)
         with _finding:
-            fd = _open(path, read_only)
+            try:
+                fd = _open(path, read_only)
+            except OSError as error:
+                if read_only and error.errno == errno.EROFS:
+                    return _Absent(path)
+                raise
             try:
                 key = _key_of(os.fstat(fd))
             finally:
@@ -263,6 +268,29 @@ class LockFile:
             except OSError:
                 pass  # closing does it, if later
         close_noted(fd)
+
+
+class _Absent(LockFile):
+    """The lock of a store on a read-only file system that has no lock file: nobody writes there, all may read.
+
+    Should it be written elsewhere meanwhile, the times of its files say so; its token says nothing.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, (0, 0), read_only=True)
+        self.forget()
+
+    def acquire(self, mode: Mode, timeout: float | None = None) -> None:
+        if mode == "w":
+            raise ReadOnly(f'lock "{self.path}" is on a read-only file system', path=self.path)
+
+    def release(self) -> None:
+        pass
+
+    def token(self) -> bytes:
+        return b""
 
 
 class _Holding:
