@@ -31,3 +31,21 @@ def is_rootless() -> bool:
 def may_shift() -> bool:
     """Whether ids may be mapped while mounting: _CONTAINERS_OVERLAY_DISABLE_IDMAP=yes says no."""
     return os.environ.get("_CONTAINERS_OVERLAY_DISABLE_IDMAP") != "yes"
+
+
+def login_name() -> str:
+    """Whose subordinate ids a rootless process has (`spec/userns.md` 4.1): USER, or the name of whoever started it.
+
+    "" if that is nobody known.
+    """
+    told = os.environ.get("USER")
+    if told:
+        return told
+    from orlop.errors import StorageError
+    from orlop.system import accounts, userns
+
+    uid = os.geteuid() or userns.identity(os.environ).uid
+    try:
+        return accounts.user(str(uid)).name
+    except StorageError:
+        return ""

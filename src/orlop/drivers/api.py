@@ -425,6 +425,14 @@ class SupportsFiles(abc.ABC):
         """The layer's own files by name; of drivers that keep differences, those of its ancestors too."""
 
 
+class SupportsTrees(abc.ABC):
+    """Drivers that keep every layer as one directory with all of its files, those of its ancestors included."""
+
+    @abc.abstractmethod
+    def tree(self, id: str) -> str:
+        """The layer's directory, an absolute path: what a mount would show, without one."""
+
+
 class Option(Value):
     """One option string taken apart: `key` in lower case for comparing, `given` as written for error texts."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 
-from orlop.drivers.api import SupportsFiles, parse_boolean, parse_options
+from orlop.drivers.api import SupportsFiles, SupportsTrees, parse_boolean, parse_options
 from orlop.drivers.naive import NaiveDiff
 from orlop.errors import ConfigError, DuplicateID, NotSupported
 from orlop.model.idmap import IDENTITY
@@ -30,7 +30,7 @@ _NEW_ROOT = 0o555
 """The mode of an empty layer's root: nobody writes there by accident, and whoever may write is not held up by it."""
 
 
-class VFS(NaiveDiff, SupportsFiles):
+class VFS(NaiveDiff, SupportsFiles, SupportsTrees):
     name = "vfs"
 
     def __init__(self, options: DriverOptions) -> None:
@@ -197,7 +197,10 @@ class VFS(NaiveDiff, SupportsFiles):
     def files(self, id: str) -> LayerFiles:
         from orlop.drivers.layerfiles import DirectoryFiles
 
-        return DirectoryFiles([self.mount(id)])
+        return DirectoryFiles([self.tree(id)])
+
+    def tree(self, id: str) -> str:
+        return self.mount(id)
 
     # --- owners and durability --------------------------------------------------------------------------------
 

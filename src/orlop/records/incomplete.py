@@ -5,6 +5,8 @@
 
 The record is on disk, flagged, before anything of the layer exists; the flag goes last. On an error the layer is
 deleted completely and the error goes on. After `kill -9` the next writer finds the flag and deletes the layer.
+
+`passing` is the same for a layer that is wanted inside the block only: its flag never goes, the layer does.
 """
 
 from __future__ import annotations
@@ -54,3 +56,16 @@ class creating:
         except BaseException as second:
             # The first error is the one that matters; the record stays flagged for the next writer.
             error.add_note(f"and the unfinished layer {row.id} could not be deleted: {second}")
+
+
+class passing(creating):
+    """A block with a layer that is deleted when the block is left, and by the next writer if it is not left."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            super().__exit__(kind, error, trace)
+            return
+        assert self._row is not None
+        self._table.remove(self._editor, [self._row], self._rubbish)
