@@ -221,25 +221,6 @@ def test_the_configuration_forbids_volatile_mounts(
 # --- id maps ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def without_shifting(place: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens the store of the test as a program that must not map ids while mounting."""
-
-    def open() -> orlop.Store:
-        with monkeypatch.context() as patch:
-            patch.setenv("_CONTAINERS_OVERLAY_DISABLE_IDMAP", "yes")
-            return orlop.open_store(place / "graph", place / "run", "overlay", durability="none")
-
-    return open
-
-
-@pytest.fixture
-def owning(request: pytest.FixtureRequest, open_store: Open, without_shifting: Open) -> orlop.Store:
-    """A store, of each driver, whose mapped layers have their owners on disk."""
-    overlay = request.node.callspec.params["open_store"] == "overlay"
-    return without_shifting() if overlay else open_store()
-
-
 @overlay_only
 def test_a_container_made_with_shifting_is_not_mounted_without(
     store: orlop.Store, without_shifting: Open
