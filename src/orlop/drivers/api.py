@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from orlop.model.changes import Change
+    from orlop.model.findings import Finding
     from orlop.model.idmap import IDMappings
     from orlop.stream.pieces import PieceStream
     from orlop.stream.unpack import Unpacker
@@ -431,6 +432,61 @@ class SupportsTrees(abc.ABC):
     @abc.abstractmethod
     def tree(self, id: str) -> str:
         """The layer's directory, an absolute path: what a mount would show, without one."""
+
+
+class LayerTree(Value):
+    """Where the content of a layer lies, for who compares it with what was put into it.
+
+    directories   nearest first: what one has hides what a later one has
+    whole         they hold all that the layer shows, what lies below it included (vfs); else only what it changes
+    alone         nothing else is in them; False for a copy of another layer, which shares what it did not re-own
+    overridden    real owners and modes stand in an attribute (`force_mask`)
+    """
+
+    __slots__ = __match_args__ = ("directories", "whole", "alone", "overridden")
+
+    directories: tuple[str, ...]
+    whole: bool
+    alone: bool
+    overridden: bool
+
+    def __init__(
+        self, directories: Iterable[str], *, whole: bool, alone: bool = True, overridden: bool = False
+    ) -> None:
+        self._fill(tuple(directories), whole, alone, overridden)
+
+
+class Inspector(abc.ABC):
+    """Looks at what a driver keeps, changing nothing. One for each check: it remembers what it saw.
+
+    Layers of additional stores are looked at as well, and findings about them are marked `read_only`.
+    """
+
+    @abc.abstractmethod
+    def faults(self, id: str, parent: str | None, is_copy_of: Callable[[str], bool]) -> list[Finding]:
+        """What is wrong with the places of a layer that has a record; its content is another matter.
+
+        `is_copy_of(other)` says whether, by the records, the layer may have been made from `other` as its template.
+        """
+
+    @abc.abstractmethod
+    def strays(self) -> list[Finding]:
+        """What lies in the driver's own places, and is neither a layer's nor the driver's."""
+
+    @abc.abstractmethod
+    def tree(self, id: str, parent: str | None) -> LayerTree | None:
+        """Where the layer's content lies; None if it is kept in a way that cannot be compared.
+
+        Raises:
+            OSError, Damaged: it cannot be told; `faults` says why.
+        """
+
+
+class SupportsInspection(abc.ABC):
+    """Drivers whose keeping can be looked into."""
+
+    @abc.abstractmethod
+    def inspector(self) -> Inspector: ...
 
 
 class Option(Value):
