@@ -650,7 +650,7 @@ def test_temporary_files_that_cannot_be_removed_are_damage_and_no_obstacle(
     assert ids(table) == ["a"]
 
 
-def test_what_was_set_aside_by_a_dead_process_goes_at_the_next_load(at: Place) -> None:
+def test_what_was_set_aside_by_a_dead_process_goes_before_the_next_change(at: Place) -> None:
     root = at.graph / "vfs-layers/tmp"
     driver_root = at.graph / "vfs/tempdirs"
     for base in (root, driver_root):
@@ -658,6 +658,9 @@ def test_what_was_set_aside_by_a_dead_process_goes_at_the_next_load(at: Place) -
         (base / "lock-7").touch()
     table = at.layers(temp_roots=(str(driver_root),))
     listed(table)
+    assert len(os.listdir(root)) == 2  # who only looks deletes nothing
+    with table.writing():
+        pass
     assert os.listdir(root) == []
     assert not driver_root.exists()  # older peers would take it for a layer
     assert table.damage == ()
@@ -668,6 +671,8 @@ def test_what_cannot_be_recovered_is_damage_and_no_obstacle(at: Place) -> None:
     (at.graph / "vfs-layers/tmp/lock-7").mkdir(parents=True)
     at.put(LAYERS, text(doc("a")))
     table = at.layers()
+    with table.writing():
+        pass
     assert ids(table) == ["a"]
     assert "lock-7" in table.damage[0]
 
@@ -721,14 +726,52 @@ def test_a_lost_table_of_the_image_store_is_damage_too(at: Place) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", [b"[]", b"null"])
-def test_a_table_that_says_there_are_none_is_believed(at: Place, content: bytes) -> None:
+def test_a_table_that_says_there_are_none_is_believed(at: Place) -> None:
     at.driver = {"garbage"}
-    at.put(LAYERS, content)
+    at.put(LAYERS, b"[]")
     table = at.layers()
     with table.writing() as editor:
         editor.add(doc("a"))
     assert table.damage == ()
+
+
+def test_null_is_no_table_that_any_program_writes_beside_layers(at: Place) -> None:
+    at.put(LAYERS, b"null")
+    assert ids(at.layers()) == []
+    at.driver = {"lost"}
+    with pytest.raises(BadRecords, match="missing or empty"), at.layers().writing():
+        pass
+
+
+LOST = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("stable", "volatile", "transient", "doubted"),
+    [
+        (None, None, False, True),
+        (b"", b"[]", False, True),
+        (b"null", None, True, True),
+        (None, b"[]", False, False),  # all containers may have been volatile
+        (None, None, True, False),  # gone with the reboot, as they should
+        (b"[]", None, False, False),
+    ],
+)
+def test_data_of_containers_whose_table_is_gone_is_damage(
+    at: Place, stable: bytes | None, volatile: bytes | None, transient: bool, doubted: bool
+) -> None:
+    for name, content in (("containers.json", stable), ("volatile-containers.json", volatile)):
+        if content is not None:
+            at.put(f"vfs-containers/{name}", content)
+    (at.graph / "vfs-containers" / LOST / "userdata").mkdir(parents=True)
+    table = at.containers(transient=transient)
+    if not doubted:
+        with table.writing():
+            pass
+        return
+    with pytest.raises(BadRecords, match=LOST[:20]), table.writing():
+        pass
+    assert table.damage
 
 
 def test_layers_whose_records_were_set_aside_are_no_lost_ones(at: Place) -> None:

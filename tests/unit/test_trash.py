@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orlop.records.trash import Trash, recover
+from orlop.records.trash import Trash, abandoned, recover
 from orlop.system import files, mounts
 from orlop.system.ownlock import own
 
@@ -293,3 +293,16 @@ def test_a_lock_whose_file_was_removed_before_we_had_it_is_nobody_s(
     before = len(os.listdir("/proc/self/fd"))
     assert own(path) is None
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_abandoned_can_be_told_without_deleting_it(root: Path, things: Path) -> None:
+    assert abandoned(str(root)) == []
+    (root / "temp-dir-1/0-layer").mkdir(parents=True)
+    (root / "lock-2").touch()
+    (root / "other").touch()
+    (root / "lock-4").symlink_to(things / "file")
+    trash = Trash(str(root))
+    trash.set_aside(str(things / "tree"))
+    before = entries(root)
+    assert abandoned(str(root)) == [str(root / "temp-dir-1"), str(root / "lock-2")]
+    assert entries(root) == before  # not even a lock file was made

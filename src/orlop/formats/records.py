@@ -78,8 +78,8 @@ class Contents:
 
     @property
     def is_void(self) -> bool:
-        """True if there was not a single byte, which no program writes."""
-        return not self._text
+        """True if there was not a single byte, or `null`: what no program writes that has records."""
+        return self._text.strip() in ("", "null")
 
     def column(self, key: str) -> list[Any]:
         """What the documents have for a member, without those that have nothing; in no certain order."""

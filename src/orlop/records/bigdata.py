@@ -14,7 +14,7 @@ from orlop.errors import InvalidKey, StorageError
 from orlop.formats import gojson
 from orlop.formats.bigdata import file_name
 from orlop.model.digest import Digest
-from orlop.model.ids import are_harmless
+from orlop.model.ids import are_harmless, looks_generated
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -201,9 +201,14 @@ def is_note(name: str) -> bool:
     return name.startswith(_NOTE)
 
 
-def noted_ids(directory: str, names: list[str]) -> set[str]:
-    """The ids of the records whose items the notes among these names are about."""
-    return {id for id, _, _ in _read_notes(directory, names)}
+def directories(directory: str) -> list[str]:
+    """What lies in a table's directory and can only be the data of a record that was there, or is still."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    begun = {id for id, _, _ in _read_notes(directory, names)}  # their records were to follow
+    return [name for name in names if looks_generated(name) and name not in begun]
 
 
 def mend(table: Table, editor: Editor, names: list[str]) -> None:

@@ -5,7 +5,7 @@ A View asks, an Editor changes; neither is of use outside its block. What they w
 
 from __future__ import annotations
 
-from orlop.errors import BadRecords, DuplicateID
+from orlop.errors import DuplicateID
 from orlop.formats.records import encode_all, trimmed
 from orlop.records.rows import Row
 
@@ -177,8 +177,8 @@ class Writing(_Block):
         self._take()
         try:
             self.table._refresh(may_write=True)
-            if self._trusting and self.table._doubt:
-                raise BadRecords(self.table._doubt, path=self.table.directory)
+            if self._trusting:
+                self.table.require_trust()
             self.editor = Editor(self.table)
         except BaseException:
             self._release()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 
 from orlop.model.container import Container
+from orlop.records import bigdata
 from orlop.records.table import Table, TableFile
 from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orlop.model.record import Document
-    from orlop.records.rows import Row
+    from orlop.records.rows import Row, Rows
 
 STABLE, VOLATILE = 0, 1
 
@@ -41,6 +42,19 @@ class ContainerTable(Table):
             second_key="layer",
             lock_timeout=lock_timeout,
         )
+        self._transient = transient
+
+    def _doubts(self, rows: Rows) -> str | None:
+        """As for images (P11). A reboot takes the records of a transient store, not their data: that is no loss."""
+        stable, volatile = self.files
+        lost = stable.mtime_ns is not None or not (volatile.found or self._transient)
+        if stable.found or not lost:
+            return None
+        claimed = {aside.id for aside in self.asides()}
+        orphans = [
+            id for id in bigdata.directories(self.directory) if id not in claimed and rows.by_id(id) is None
+        ]
+        return self._lost(orphans, "data directories") if orphans else None
 
     def value(self, row: Row) -> Container:
         return self.value_of(row.document)

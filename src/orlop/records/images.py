@@ -6,7 +6,6 @@ import os
 
 from orlop.errors import InvalidDigest
 from orlop.model.digest import Digest
-from orlop.model.ids import looks_generated
 from orlop.model.image import Image
 from orlop.records import bigdata
 from orlop.records.table import Table, TableFile
@@ -60,11 +59,7 @@ class ImageTable(Table):
         """An empty or missing table beside the data of images is damage, as it is for layers (P11)."""
         if self.files[0].found:
             return None
-        names = _listed(self.directory)
-        begun = bigdata.noted_ids(self.directory, names)  # their records were to follow
-        orphans = [
-            id for id in names if looks_generated(id) and id not in begun and _has_data(self.directory, id)
-        ]
+        orphans = [id for id in bigdata.directories(self.directory) if _has_data(self.directory, id)]
         return self._lost(orphans, "data directories") if orphans else None
 
     def value(self, row: Row) -> Image:
@@ -76,14 +71,10 @@ class ImageTable(Table):
 
 def _has_data(directory: str, id: str) -> bool:
     """True if there is more than the caller's own directory, which may come before the first image is saved."""
-    return any(name != "userdata" for name in _listed(os.path.join(directory, id)))
-
-
-def _listed(directory: str) -> list[str]:
     try:
-        return os.listdir(directory)
+        return any(name != "userdata" for name in os.listdir(os.path.join(directory, id)))
     except OSError:
-        return []
+        return False
 
 
 def with_digest(document: Document) -> Document:

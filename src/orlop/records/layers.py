@@ -93,6 +93,10 @@ class LayerTable(Table):
             return self.volatile_home
         return STABLE if writable else self.image_home
 
+    def trash_roots(self) -> tuple[str, ...]:
+        """Where things set aside may lie: the table's own root, then those of the driver."""
+        return (self.trash_root, *self._temp_roots)
+
     def new_trash(self) -> Trash:
         return trash.Trash(self.trash_root)
 
@@ -163,17 +167,21 @@ class LayerTable(Table):
             self.mounts.refresh(self._rows)
 
     def _load(self, *, as_is: bool) -> None:
-        roots = () if self.read_only else (self.trash_root, *self._temp_roots)
+        if self.mounts is not None:
+            self.mounts.forget()  # mounts are matched with rows, and the rows are new
+        super()._load(as_is=as_is)
+
+    def _settle(self) -> None:
+        # Before the first change, and only then: beside a table that was lost nothing at all is deleted.
+        roots = self.trash_roots()
         problems = [problem for root in roots for problem in trash.recover(root)]
         for root in roots[1:]:
             try:
                 os.rmdir(root)  # in a driver's home older peers take it for a layer
             except OSError:
                 pass  # not there, or in use
-        if self.mounts is not None:
-            self.mounts.forget()  # mounts are matched with rows, and the rows are new
-        super()._load(as_is=as_is)
-        self._damage += [f"what was set aside to be deleted stays: {problem}" for problem in problems]
+        super()._settle()
+        self._left += [f"what was set aside to be deleted stays: {problem}" for problem in problems]
 
     def _swept(self) -> set[str]:
         # The mount lock is only ever taken under the lock of this table.

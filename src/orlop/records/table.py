@@ -184,6 +184,19 @@ class Table:
         quoted = gojson.encode_text(id)
         return next((a.reason for a in self.asides() if a.id == id or quoted in a.text), None)
 
+    def require_trust(self) -> None:
+        """Raise `BadRecords` if what was read must not be built on, or what it does not name be deleted."""
+        if self._doubt is not None:
+            raise BadRecords(self._doubt, path=self.directory)
+
+    def temporaries(self) -> list[str]:
+        """Unfinished files of dead processes, which the next change removes. The lock is held, in either mode."""
+        return [
+            os.path.join(directory, name)
+            for directory in sorted(self._swept())
+            for name in sorted(_temporaries(directory))
+        ]
+
     # --- for subclasses ---------------------------------------------------------------------------------
 
     def _accept(self, document: Document) -> Document:

@@ -15,7 +15,7 @@ import errno
 import os
 
 from orlop.system import files
-from orlop.system.ownlock import OwnedLock, own
+from orlop.system.ownlock import OwnedLock, is_owned, own
 
 _LOCK = "lock-"
 _DIRECTORY = "temp-dir-"
@@ -150,19 +150,11 @@ def recover(root: str) -> list[OSError]:
     All pairs are tried; what went wrong is returned, not raised: rubbish is nothing that a store must stop for.
     """
     try:
-        found = os.listdir(root)
-    except FileNotFoundError:
-        return []
+        numbers = _numbers(root)
     except OSError as error:
         return [error]
-    numbers = {
-        name.removeprefix(prefix)
-        for name in found
-        for prefix in (_LOCK, _DIRECTORY)
-        if name.startswith(prefix)
-    }
     problems = []
-    for number in sorted(numbers):
+    for number in numbers:
         try:
             lock = own(os.path.join(root, _LOCK + number))
             if lock is None:
@@ -175,3 +167,32 @@ def recover(root: str) -> list[OSError]:
         except OSError as error:
             problems.append(error)
     return problems
+
+
+def abandoned(root: str) -> list[str]:
+    """What `recover` would delete: the directory of each pair of a dead process, or its lock if it has none."""
+    found = []
+    for number in _numbers(root):
+        lock, directory = os.path.join(root, _LOCK + number), os.path.join(root, _DIRECTORY + number)
+        try:
+            if not is_owned(lock):
+                found.append(directory if os.path.lexists(directory) else lock)
+        except OSError:
+            pass  # no file that could be a lock: `recover` says so, and leaves it
+    return found
+
+
+def _numbers(root: str) -> list[str]:
+    """The numbers of the pairs below a trash root; none if there is no root."""
+    try:
+        found = os.listdir(root)
+    except FileNotFoundError:
+        return []
+    return sorted(
+        {
+            name.removeprefix(prefix)
+            for name in found
+            for prefix in (_LOCK, _DIRECTORY)
+            if name.startswith(prefix)
+        }
+    )

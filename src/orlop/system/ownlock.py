@@ -34,6 +34,19 @@ class OwnedLock:
             self._fd = -1
 
 
+def is_owned(path: str) -> bool:
+    """Whether somebody holds the lock of that file at this moment. Without a file nobody does; none is made."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
+    finally:
+        os.close(fd)
+    return struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK
+
+
 def own(path: str, *, exclusive_create: bool = False) -> OwnedLock | None:
     """Create (or open) `path` and take its lock without waiting; None if somebody has it, or the name is taken.
 
