@@ -139,6 +139,16 @@ def test_shared_blocks_are_freed_when_all_who_hold_them_are_known_to_go(place: P
 
 
 @able_to_share
+def test_blocks_that_something_outside_holds_are_not_freed(place: Path) -> None:
+    """A snapshot of the whole disk, for example: each block was met once, and the kernel says that it is shared."""
+    old = write(place / "store/layer/old", 4 * MEGABYTE)
+    clone(old, place / "snapshot/old")
+    os.sync()
+    rest = du(place / "store/layer") - 4 * MEGABYTE
+    assert freed_by_removing([str(place / "store/layer")], beside=[str(place / "store")]) == rest
+
+
+@able_to_share
 def test_a_hard_link_elsewhere_keeps_its_shared_blocks(place: Path) -> None:
     old = write(place / "goes/old", 4 * MEGABYTE)
     clone(old, place / "goes/new")

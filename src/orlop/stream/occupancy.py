@@ -47,8 +47,9 @@ def freed_by_removing(paths: Iterable[str], *, beside: Iterable[str] = ()) -> in
     """Bytes of the disk that become free when `paths`, with all below them, are removed.
 
     A block that is marked as shared counts only if all who share it are known to go. The kernel does not say who they
-    are, so they are looked for in the trees `beside` (which may contain `paths`); a holder that lies nowhere there is
-    not known of. Without `beside` no such block counts. Missing paths free nothing.
+    are, so they are looked for in the trees `beside` (which may contain `paths`). What is shared and was met there
+    only once is shared with something elsewhere, and stays. Without `beside` no such block counts. Missing paths free
+    nothing.
     """
     paths = _outermost(paths)
     count = Count()
@@ -59,7 +60,7 @@ def freed_by_removing(paths: Iterable[str], *, beside: Iterable[str] = ()) -> in
         going = set(filter(None, map(_inode_at, paths)))
         for path in beside:
             count.tree(path, _STAYS, leave_out=going)
-    count.finish(names_elsewhere=_STAYS)
+    count.finish(elsewhere=_STAYS)
     goes = frozenset((_GOES,))
     return count.alone.get(goes, 0) + (count.shared().get(goes, 0) if beside else 0)
 
@@ -118,6 +119,7 @@ class Count:
         self._named: dict[tuple[int, int], _Named] = {}
         self._ranges: dict[tuple[object, bool], Ranges] = {}
         self._points: set[str] | None = None
+        self._elsewhere: int | None = None
 
     # --- results ----------------------------------------------------------------------------------------------
 
@@ -126,18 +128,24 @@ class Count:
         """Whether anything counted so far lies on blocks that are marked as shared."""
         return bool(self._ranges) or any(named.extents for named in self._named.values())
 
-    def finish(self, *, names_elsewhere: int | None = None) -> None:
-        """Everything was walked. Inodes with names that were not met are held by `names_elsewhere`, too."""
-        others = frozenset(() if names_elsewhere is None else (names_elsewhere,))
+    def finish(self, *, elsewhere: int | None = None) -> None:
+        """Everything was walked. What has holders that were not met, it seems, is held by `elsewhere`, too."""
+        self._elsewhere = elsewhere
+        others = frozenset(() if elsewhere is None else (elsewhere,))
         for named in self._named.values():
             self._settle(named.size, named.extents, named.space, named.holders | others)
         self._named.clear()
 
     def shared(self) -> dict[Holders, int]:
-        """Bytes on which more than one file may lie, each block once."""
+        """Bytes on which more than one file may lie, each block once.
+
+        LIMIT: of holders elsewhere it is known that there are some only where just one was met here.
+        """
         found: dict[Holders, int] = {}
         for ranges in self._ranges.values():
-            for start, end, holders in ranges.sweep():
+            for start, end, holders, met in ranges.sweep():
+                if met == 1 and self._elsewhere is not None:
+                    holders |= {self._elsewhere}
                 found[holders] = found.get(holders, 0) + end - start
         return found
 

@@ -39,8 +39,8 @@ class Ranges:
     def __bool__(self) -> bool:
         return bool(self._new or self._runs)
 
-    def sweep(self) -> Iterator[tuple[int, int, frozenset[int]]]:
-        """(start, end, holders) of the pieces in which the holders are the same, in order; gaps are left out."""
+    def sweep(self) -> Iterator[tuple[int, int, frozenset[int], int]]:
+        """(start, end, holders, number of ranges) of the pieces that the same ranges cover, in order; no gaps."""
         from heapq import heappop, heappush, merge
 
         self._new.sort()
@@ -52,11 +52,11 @@ class Ranges:
             while ends and ends[0][0] <= start:
                 stop, gone = heappop(ends)
                 if stop > at:
-                    yield at, stop, holders
+                    yield at, stop, holders, len(ends) + 1
                     at = stop
                 holders = _without(count, gone, holders)
             if ends and start > at:
-                yield at, start, holders
+                yield at, start, holders, len(ends)
             at = start
             heappush(ends, (end, holder))
             count[holder] = count.get(holder, 0) + 1
@@ -65,7 +65,7 @@ class Ranges:
         while ends:
             stop, gone = heappop(ends)
             if stop > at:
-                yield at, stop, holders
+                yield at, stop, holders, len(ends) + 1
                 at = stop
             holders = _without(count, gone, holders)
 
