@@ -242,6 +242,10 @@ class Driver(abc.ABC):
         A driver whose removal is quick as it is (a btrfs subvolume) does it at once and calls nothing.
         """
 
+    @abc.abstractmethod
+    def places(self, id: str) -> list[str]:
+        """What `remove` would take away, as paths that exist: for showing and measuring. Nothing is changed."""
+
     def temp_roots(self) -> tuple[str, ...]:
         """The directories that `remove` names to `set_aside`, where leftovers of dead processes are looked for."""
         return ()
@@ -487,6 +491,52 @@ class SupportsInspection(abc.ABC):
 
     @abc.abstractmethod
     def inspector(self) -> Inspector: ...
+
+
+class DependsOnLayers(abc.ABC):
+    """Drivers that keep differences: a layer without those below it is worth nothing."""
+
+    @abc.abstractmethod
+    def needs(self, id: str) -> list[str]:
+        """The layers, of our own homes, without which this one cannot be mounted; whether or not records say so.
+
+        `OSError` or `Damaged` if that cannot be told. Layers that are missing already are passed over.
+        """
+
+
+class Leftover(Value):
+    """Something that a dead process left in a driver's directories and that is no layer.
+
+    `kind` is "file", "directory" or "link", `reason` half a sentence. With `keep` it looks like a leftover, and
+    `reason` says why it must stay.
+    """
+
+    __slots__ = ("keep", "kind", "path", "reason")
+    __match_args__ = ("kind", "path", "reason", "keep")
+
+    kind: str
+    path: str
+    reason: str
+    keep: bool
+
+    def __init__(self, kind: str, path: str, reason: str, keep: bool = False) -> None:
+        self._fill(kind, path, reason, keep)
+
+
+class SupportsLeftovers(abc.ABC):
+    """Drivers in whose directories more than layers can be left behind. `storage.lock` and the layers are held."""
+
+    @abc.abstractmethod
+    def leftovers(self) -> list[Leftover]:
+        """What is there; nothing is changed."""
+
+    @abc.abstractmethod
+    def drop(self, leftover: Leftover, set_aside: SetAside) -> None:
+        """Take one away.
+
+        Raises:
+            Conflict: it came into use meanwhile.
+        """
 
 
 class Option(Value):

@@ -157,12 +157,13 @@ class VFS(NaiveDiff, SupportsFiles, SupportsTrees):
                 raise
 
     def remove(self, id: str, set_aside: SetAside) -> None:
+        for place in self.places(id):
+            set_aside(place, os.path.join(os.path.dirname(os.path.dirname(place)), "tempdirs"))
+
+    def places(self, id: str) -> list[str]:
         self.check_id(id)
-        for home in self._homes():
-            place = os.path.join(home, "dir", id)
-            if os.path.lexists(place):
-                set_aside(place, os.path.join(home, "tempdirs"))
-                return
+        places = [os.path.join(home, "dir", id) for home in self._homes()]
+        return [place for place in places if os.path.lexists(place)][:1]
 
     def temp_roots(self) -> tuple[str, ...]:
         return tuple([os.path.join(home, "tempdirs") for home in self._homes()])

@@ -44,7 +44,8 @@ def is_owned(path: str) -> bool:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
     finally:
         os.close(fd)
-    return struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK
+    kind: int = struct.unpack_from("h", answer)[0]
+    return kind != fcntl.F_UNLCK
 
 
 def own(path: str, *, exclusive_create: bool = False) -> OwnedLock | None:

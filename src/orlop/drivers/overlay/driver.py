@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from orlop.drivers import backing
-from orlop.drivers.api import SupportsFiles
+from orlop.drivers.api import DependsOnLayers, SupportsFiles, SupportsLeftovers
 from orlop.drivers.naive import NaiveDiff, log_skipped
 from orlop.drivers.overlay import layout, links, opening, options, probe
 from orlop.drivers.overlay.mounting import Mounter
@@ -21,14 +21,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orlop.drivers.api import DriverOptions, LayerFiles, SetAside
+    from orlop.drivers.api import DriverOptions, LayerFiles, Leftover, SetAside
     from orlop.model.changes import Change
     from orlop.model.idmap import IDMappings
     from orlop.stream.pieces import PieceStream
     from orlop.stream.unpack import Unpacker
 
 
-class Overlay(NaiveDiff, SupportsFiles):
+class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
     name = "overlay"
     reserved_ids = layout.RESERVED
 
@@ -78,18 +78,36 @@ class Overlay(NaiveDiff, SupportsFiles):
         )
 
     def remove(self, id: str, set_aside: SetAside) -> None:
-        self.check_id(id)
+        places = self.places(id)
+        for place in places:
+            set_aside(place, f"{os.path.dirname(places[-1])}/{layout.TEMP_ROOT}")
+
+    def places(self, id: str) -> list[str]:
+        self.check_id(id)  # the short name, if it has one, goes before the directory that tells it
         for home in self._layout.own:
             directory = f"{home}/{id}"
             if os.path.lexists(directory):
-                link = links.path_of(directory)
-                if link is not None:
-                    set_aside(link, f"{home}/{layout.TEMP_ROOT}")
-                set_aside(directory, f"{home}/{layout.TEMP_ROOT}")
-                return
+                return [*filter(None, (links.path_of(directory),)), directory]
+        return []
 
     def temp_roots(self) -> tuple[str, ...]:
         return tuple([f"{home}/{layout.TEMP_ROOT}" for home in self._layout.own])
+
+    def needs(self, id: str) -> list[str]:
+        from orlop.drivers.overlay import leftovers
+
+        self.check_id(id)
+        return leftovers.needs(self._layout, id)
+
+    def leftovers(self) -> list[Leftover]:
+        from orlop.drivers.overlay import leftovers
+
+        return leftovers.find(self._layout)
+
+    def drop(self, leftover: Leftover, set_aside: SetAside) -> None:
+        from orlop.drivers.overlay import leftovers
+
+        leftovers.drop(leftover, set_aside)
 
     # --- what is there ----------------------------------------------------------------------------------------
 
