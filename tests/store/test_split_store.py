@@ -48,6 +48,48 @@ def test_a_layer_that_only_the_other_root_s_image_needs_stays(place: Path) -> No
     assert store.images.delete("old") == ("shared",)
 
 
+def test_a_rename_copies_an_image_of_the_graph_root_into_the_image_store(place: Path) -> None:
+    """As the Go program does; the old record stays, and both go together, each layer once."""
+    with orlop.open_store(place / "graph", place / "run", "vfs", durability="none") as plain:
+        plain.layers.put(tar("old"), id="old-layer")
+        plain.images.create(id="old", layer="old-layer", names=["old-name"], data={"manifest": b"{}"})
+    store = split(place)
+    assert store.add_names("old-name", ["new-name"]) == ("new-name", "old-name")
+    assert '"new-name","old-name"' in (place / "images/vfs-images/images.json").read_text()
+    assert '"names":["old-name"]' in (place / "graph/vfs-images/images.json").read_text()
+    assert store.images.data("new-name")["manifest"] == b"{}"
+    assert [image.id for image in store.images] == ["old", "old"]
+    # The layer is needed by either record, but by nobody else.
+    assert store.images.delete("old") == ("old-layer",)
+    assert (len(store.images), len(store.layers)) == (0, 0)
+    assert not (place / "graph/vfs-images/old").exists()
+    assert not (place / "images/vfs-images/old").exists()
+
+
+def test_what_is_made_beside_an_image_of_the_graph_root_lies_where_it_belongs(place: Path) -> None:
+    """Records by their kind, big data and tar-split always in the graph root (`spec/records.md` 1, 2)."""
+    store = split(place)
+    layer = store.layers.put(tar("etc/"), data={"item": b"x"})
+    writable = store.layers.create(writable=True)
+    box = store.containers.create(image=store.images.create(id="image", layer=layer.id).id)
+    stable = (place / "graph/vfs-layers/layers.json").read_text()
+    of_images = (place / "images/vfs-layers/layers.json").read_text()
+    for id, where, elsewhere in (
+        (layer.id, of_images, stable),
+        (writable.id, stable, of_images),
+        (box.layer, stable, of_images),
+    ):
+        assert id in where
+        assert f'"id":"{id}"' not in elsewhere
+    assert (place / f"graph/vfs-layers/{layer.id}.tar-split.gz").exists()
+    assert (place / f"graph/vfs-layers/{layer.id}/item").read_bytes() == b"x"
+    assert store.images.directory("image") == str(place / "graph/vfs-images/image/userdata")
+    store.containers.delete(box.id)
+    store.images.delete("image")
+    assert not (place / "graph/vfs-images/image").exists()
+    assert not list(place.rglob(f"*{layer.id}*"))
+
+
 def test_one_root_for_both_is_refused(place: Path) -> None:
     """The same lock would be wanted twice."""
     with pytest.raises(errors.ConfigError, match="graph root itself"):

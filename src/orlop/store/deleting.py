@@ -31,11 +31,10 @@ def delete(engine: Engine, ref: str) -> None:
                 raise NotALayer(f"container {container.id} has a layer without a record", ref=ref)
             containers.delete_with_layer(engine, tables, container, layer, rubbish)
             return
-        for editor in tables.own_images():
-            image = editor.find(ref)
-            if image is not None:
-                images.remove_record(engine, editor, image, rubbish)
-                return
+        found = images.own_images(tables, ref)
+        if found:
+            images.remove_records(engine, found, rubbish)
+            return
         row = tables.layers.find(ref)
         if row is None:
             raise LayerUnknown(f"no container, image or layer of this store is called {ref!r}", ref=ref)

@@ -194,61 +194,77 @@ class Images(Directories[Image]):
             emptied(engine) as rubbish,
             engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
         ):
-            editor, row = _own_image(tables, ref)
-            for container in tables.containers.rows.holding("image", row.id):
+            found = own_images(tables, ref)
+            if not found:
+                raise NotAnImage(f"no image of this store has the id, name or unique prefix {ref!r}", ref=ref)
+            id = found[0][1].id
+            for container in tables.containers.rows.holding("image", id):
                 raise ImageUsedByContainer(
-                    f'image "{row.id}" is used by container {container.id}: delete that first',
-                    id=row.id,
+                    f'image "{id}" is used by container {container.id}: delete that first',
+                    id=id,
                     container=container.id,
                 )
-            going = _layers_to_go(tables, row)
+            going = _layers_to_go(tables, [row for _, row in found])
             if not dry_run:
                 rows = [layer for id in going if (layer := tables.layers.rows.by_id(id)) is not None]
-                delete_layers(
-                    engine, tables, rows, rubbish, lambda: remove_record(engine, editor, row, rubbish)
-                )
+                delete_layers(engine, tables, rows, rubbish, lambda: remove_records(engine, found, rubbish))
         return tuple(map(LayerID, going))
 
 
-def _own_image(tables: Tables, ref: str) -> tuple[Editor, Row]:
+def own_images(tables: Tables, ref: str) -> list[tuple[Editor, Row]]:
+    """The records of ours that a reference means: one, none, or in a split store two of one id (copy and source)."""
     for editor in tables.own_images():
-        row = editor.find(ref)
-        if row is not None:
-            return editor, row
-    raise NotAnImage(f"no image of this store has the id, name or unique prefix {ref!r}", ref=ref)
+        first = editor.find(ref)
+        if first is not None:
+            return [
+                (own, row) for own in tables.own_images() if (row := own.rows.by_id(first.id)) is not None
+            ]
+    return []
+
+
+def remove_records(engine: Engine, images: list[tuple[Editor, Row]], rubbish: Trash) -> None:
+    """Take all records of one image away and set its data aside; its layers stay."""
+    for editor, row in images:
+        remove_record(engine, editor, row, rubbish)
 
 
 def remove_record(engine: Engine, editor: Editor, row: Row, rubbish: Trash) -> None:
-    """Take an image's record away and set its data aside; its layers stay."""
+    """Take one record of an image away and set its data aside; its layers stay."""
     editor.remove(row)
     editor.save()
     rubbish.set_aside(os.path.join(editor.table.directory, row.id))
-    run = os.path.join(engine.place("images", run=True), row.id)
-    files.remove_tree(run)
-    own = os.path.join(engine.place("images"), row.id)  # a split store keeps `userdata` in the graph root
-    rubbish.set_aside(own)
+    others = [
+        table
+        for table in (engine.images, *engine.additional_images(foreign=False))
+        if table is not editor.table
+    ]
+    if any(table.find_by_id(row.id) is not None for table in others):
+        return  # the caller's own directories, and that table's data, still have an owner
+    files.remove_tree(os.path.join(engine.place("images", run=True), row.id))
+    rubbish.set_aside(os.path.join(engine.place("images"), row.id))  # a split store keeps `userdata` there
 
 
-def _layers_to_go(tables: Tables, image: Row) -> list[str]:
-    """The layers that only this image needs: mapped copies, top, ancestors (`spec/records.md` 20.2)."""
+def _layers_to_go(tables: Tables, images: list[Row]) -> list[str]:
+    """The layers that only these records of an image need: mapped copies, top, ancestors (`spec/records.md` 20.2)."""
     layers = tables.layers.rows
-    mapped = list(dict.fromkeys(image.document.get("mapped-layers") or []))
+    mapped = dict.fromkeys(id for image in images for id in image.document.get("mapped-layers") or ())
     going = [id for id in mapped if layers.by_id(id) is not None and tables.doubted(id) is None]
     needed: set[str] = set()
     for other in (row for editor in tables.own_images() for row in editor.rows):
-        if other is not image:
+        if other not in images:
             needed.add(other.document.get("layer") or "")
             needed.update(other.document.get("mapped-layers") or ())
-    at = image.document.get("layer") or ""
-    while at and at not in going:
-        row = layers.by_id(at)
-        if row is None or at in needed or tables.containers.find(at) is not None or tables.doubted(at):
-            break
-        children = [child.id for child in layers.holding("parent", at)]
-        if any(child not in going for child in children):
-            break
-        going.append(at)
-        at = row.document.get("parent") or ""
+    for image in images:
+        at = image.document.get("layer") or ""
+        while at and at not in going:
+            row = layers.by_id(at)
+            if row is None or at in needed or tables.containers.find(at) is not None or tables.doubted(at):
+                break
+            children = [child.id for child in layers.holding("parent", at)]
+            if any(child not in going for child in children):
+                break
+            going.append(at)
+            at = row.document.get("parent") or ""
     return going
 
 
