@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         StorageError,
         Unsafe,
     )
+    from orlop.model.autouserns import AutoUserNS
     from orlop.model.changes import Change
     from orlop.model.container import Container
     from orlop.model.digest import Digest
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from orlop.version import __version__
 
 _HOMES = {
+    "AutoUserNS": "orlop.model.autouserns",
     "Change": "orlop.model.changes",
     "Conflict": "orlop.errors",
     "Container": "orlop.model.container",
@@ -55,6 +57,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AutoUserNS",
     "Change",
     "Conflict",
     "Container",

@@ -40,6 +40,10 @@ class IDMap(Value):
     def __str__(self) -> str:
         return f"{self.container_id}:{self.host_id}:{self.size}"
 
+    def as_json(self) -> dict[str, int]:
+        """As records hold it (`spec/records.md` 3)."""
+        return {key: getattr(self, key) for key in self.__match_args__}
+
 
 class IDMappings(Value):
     """The maps of users and of groups. False when both are empty, which means identity."""

@@ -67,5 +67,10 @@ class passing(creating):
         if error is not None:
             super().__exit__(kind, error, trace)
             return
-        assert self._row is not None
-        self._table.remove(self._editor, [self._row], self._rubbish)
+        row = self._row
+        assert row is not None
+        try:
+            self._table.remove(self._editor, [row], self._rubbish)
+        except BaseException as problem:
+            problem.add_note(f'deleting temporary layer "{row.id}"')  # it stays flagged, for the next writer
+            raise

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from orlop.model.autouserns import AutoUserNS
     from orlop.records.blocks import Editor, View
     from orlop.records.rows import Row
     from orlop.records.trash import Trash
@@ -51,6 +52,7 @@ class Containers(Directories[Container]):
         mappings: IDMappings = IDENTITY,
         host_uids: bool = False,
         host_gids: bool = False,
+        auto_userns: AutoUserNS | None = None,
         process_label: str = "",
         mount_label: str = "",
         mount_options: Iterable[str] = (),
@@ -67,6 +69,8 @@ class Containers(Directories[Container]):
             metadata: the caller's own text.
             volatile: recorded without sync, mounted without sync where the driver can; lost in a crash.
             mappings, host_uids, host_gids: id maps, or none; the image's if not given.
+            auto_userns: have maps made of ids that are set aside for containers and that no other container of this
+                store has (`spec/userns.md` 4).
             process_label, mount_label: SELinux labels; both or neither.
             mount_options: options of each later mount.
             storage_opt: options for the driver, such as a size.
@@ -75,6 +79,9 @@ class Containers(Directories[Container]):
 
         Raises:
             ImageUnknown, LayerUnknown, DuplicateID, DuplicateName, UnsafeID, InvalidMappings.
+            With `auto_userns`, NotEnoughIDs: too few ids are free, or none are set aside. LimitExceeded: the image
+            needs more ids than the configuration allows, or its passwd file is endless. BadRecords: nobody can tell
+            which ids a container has. ValueError: together with maps, or with those of the host.
         """
         from orlop.store import checks
 
@@ -88,6 +95,8 @@ class Containers(Directories[Container]):
                 "wanted both SELinux labels or neither; found "
                 f"process_label={process_label!r}, mount_label={mount_label!r}"
             )
+        if auto_userns is not None and (mappings or host_uids or host_gids):
+            raise ValueError("wanted an automatic user namespace or given id maps; found both")
         mappings = IDMappings(() if host_uids else mappings.uids, () if host_gids else mappings.gids)
         mappings.check_overlaps()
         volatile = volatile or engine.options.transient
@@ -102,15 +111,19 @@ class Containers(Directories[Container]):
         if volatile:
             record_flags["Volatile"] = True
         wanted = _Wanted(image, id, names, layer, metadata, volatile, mappings, host_uids, host_gids)
-        with _userns_lock(engine, mappings), emptied(engine) as rubbish:
+        gives_ids = auto_userns is not None or bool(mappings)
+        with emptied(engine) as rubbish, _userns_lock(engine, gives_ids):
             with engine.open(layers=WRITE, images=WRITE if image else None) as tables:
-                return self._create(tables, rubbish, wanted, record_flags, storage_opt, data or {})
+                return self._create(
+                    tables, rubbish, wanted, auto_userns, record_flags, storage_opt, data or {}
+                )
 
     def _create(
         self,
         tables: Tables,
         rubbish: Trash,
         wanted: _Wanted,
+        auto_userns: AutoUserNS | None,
         record_flags: dict[str, Any],
         storage_opt: Mapping[str, str] | None,
         data: Mapping[str, bytes],
@@ -119,7 +132,7 @@ class Containers(Directories[Container]):
         from orlop.store.toplayer import pick_top_layer
 
         engine = self._engine
-        image = base = None
+        image = base = found = None
         if wanted.image:
             found = tables.find_image(wanted.image)
             if found is None:
@@ -129,6 +142,11 @@ class Containers(Directories[Container]):
                     ref=wanted.image,
                 )
             image = found[1]
+        if auto_userns is not None:
+            from orlop.store import userns
+
+            wanted.mappings = userns.allocate(engine, tables, rubbish, image, auto_userns)
+        if found is not None:
             base = pick_top_layer(
                 engine, tables, rubbish, found, wanted.mappings, wanted.host_uids, wanted.host_gids
             )
@@ -296,6 +314,6 @@ class _Nothing:
         return
 
 
-def _userns_lock(engine: Engine, mappings: IDMappings) -> Any:
+def _userns_lock(engine: Engine, wanted: bool) -> Any:
     """Ranges of ids are given out under a lock of their own; explicit maps take it too (`spec/locking.md` 8)."""
-    return engine.userns_lock.writing(timeout=engine.options.lock_timeout) if mappings else _Nothing()
+    return engine.userns_lock.writing(timeout=engine.options.lock_timeout) if wanted else _Nothing()

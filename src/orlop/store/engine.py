@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orlop.drivers.api import Driver
+    from orlop.model.idset import IDSet
     from orlop.model.options import StoreOptions
     from orlop.records.bigdata import Items
     from orlop.records.table import Table
@@ -55,6 +56,8 @@ class Engine:
         self.userns_lock = LockFile.at(os.path.join(options.graph_root, "userns.lock"))
         self._driver: Driver | None = None
         self._driver_token: bytes | None = None
+        self.ids_set_aside: tuple[str, IDSet, IDSet] | None = None
+        """Owner, user ids and group ids for automatic user namespaces, once `store/userns` has looked them up."""
         self.driver_name = self.driver().name
         self._tables: dict[str, Table] = {}
         self._additional: tuple[str, ...] | None = None

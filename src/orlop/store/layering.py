@@ -11,7 +11,7 @@ from orlop.errors import DuplicateID, DuplicateName, LayerUnknown, ParentIsConta
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.ids import check_new_id
 from orlop.model.timestamp import Timestamp
-from orlop.records.incomplete import creating
+from orlop.records.incomplete import creating, passing
 from orlop.records.layers import layer_of
 from orlop.store import checks
 from orlop.store.tables import READ
@@ -194,6 +194,18 @@ def make_layer(
     return layer_of(editor, row), size
 
 
+def with_passing_layer(
+    engine: Engine, tables: Tables, rubbish: Trash, draft: Draft, work: Callable[[str], Any]
+) -> Any:
+    """What `work` returns for the id of a layer that is there for it alone, and flagged all the time."""
+    id = new_id(tables.layers)
+    table = engine.layers
+    home = table.home_for(volatile=draft.volatile, writable=draft.writable)
+    with passing(table, tables.layers, _document(id, draft), home, rubbish):
+        _create_in_driver(engine, id, draft)
+        return work(id)
+
+
 def fill(
     engine: Engine, tables: Tables, row: Row, blob: Blob, mappings: IDMappings, *, volatile: bool
 ) -> int:
@@ -259,7 +271,7 @@ def _document(id: str, draft: Draft) -> dict[str, Any]:
 
 def maps_document(maps: tuple[Any, ...]) -> list[dict[str, int]]:
     """Id maps as a record has them."""
-    return [{"container_id": m.container_id, "host_id": m.host_id, "size": m.size} for m in maps]
+    return [entry.as_json() for entry in maps]
 
 
 def mappings_of(row: Row | None) -> IDMappings:
