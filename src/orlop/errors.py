@@ -9,7 +9,7 @@
     ├── Conflict
     │   ├── DuplicateID  DuplicateName
     │   ├── LayerHasChildren  LayerUsedByImage  LayerUsedByContainer  ImageUsedByContainer
-    │   ├── ParentIsContainer  LayerNotMounted  StillMounted  NotEnoughIDs
+    │   ├── ParentIsContainer  LayerNotMounted  StillMounted  NotEnoughIDs  PlanOutdated
     │   └── LockTimeout (also TimeoutError)
     ├── ReadOnly
     ├── Damaged
@@ -165,6 +165,10 @@ class NotEnoughIDs(Conflict):
     """Automatic user namespaces: of the ids that are set aside, too few are free."""
 
     peer = "not enough unused IDs in user namespace"
+
+
+class PlanOutdated(Conflict):
+    """The store is not any more as it was when a plan was made; nothing of the plan was done."""
 
 
 class LockTimeout(Conflict, TimeoutError):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from orlop.model.value import Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.model.plan import Step
+
 
 class BlobRead(Value):
     """So many bytes of a layer's blob, as it came, were read so far."""
@@ -14,6 +18,29 @@ class BlobRead(Value):
 
     def __init__(self, size: int) -> None:
         self._fill(size)
+
+
+class StepDone(Value):
+    """A step (`model.plan`) of a plan that was applied is done. Told when the locks are free again."""
+
+    __slots__ = __match_args__ = ("step",)
+
+    step: Step
+
+    def __init__(self, step: Step) -> None:
+        self._fill(step)
+
+
+class StepFailed(Value):
+    """A step could not be done; `error` is a sentence. The others go on."""
+
+    __slots__ = __match_args__ = ("step", "error")
+
+    step: Step
+    error: str
+
+    def __init__(self, step: Step, error: str) -> None:
+        self._fill(step, error)
 
 
 class LayerStored(Value):
