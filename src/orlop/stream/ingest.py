@@ -161,7 +161,7 @@ class _Reading:
             total += entry.real_size
             if sink is not None:
                 sink.entry(entry)
-            if entry.sparse is not None or (marked and size and _has_no_file(name)):
+            if entry.sparse is not None or (marked and size and has_no_file(name)):
                 self._unusual_payload(entry)
                 continue
             crc = 0
@@ -192,7 +192,7 @@ class _Reading:
                 if self._sink is not None:
                     self._sink.data(view)
             return
-        content = _Expanded(entry, self._crc)
+        content = Expanded(entry, self._crc)
         for view in self._reader.payload():
             content.add(view)
             if self._sink is not None:
@@ -200,7 +200,7 @@ class _Reading:
         self._split.file(entry.name, entry.real_size, content.finish())
 
 
-class _Expanded:
+class Expanded:
     """Checksum of a sparse member's payload with its holes."""
 
     def __init__(self, entry: Entry, update: crc64.Update) -> None:
@@ -234,6 +234,6 @@ def _is_whiteout(name: bytes) -> bool:
     return name.rstrip(b"/").rpartition(b"/")[2].startswith(b".wh.")
 
 
-def _has_no_file(name: bytes) -> bool:
+def has_no_file(name: bytes) -> bool:
     """Whiteouts, and what is below `.wh..wh.plnk`, which is no file under layer rules."""
     return name.startswith(b".wh.") or b"/.wh." in name

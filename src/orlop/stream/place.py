@@ -294,16 +294,25 @@ class Placer:
 
     def settable(self, xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Those attributes of an entry that an archive may set."""
-        wanted = {}
-        for key, value in xattrs.items():
+        for key in xattrs:
             if key.startswith(_OVERLAY_ATTRIBUTES):
-                # Raw on an upper directory they hide or expose files of other layers (the overlay CVEs of 2021-23).
                 self.warnings.add("attributes of overlay itself were left out", os.fsdecode(key))
             elif key == OVERRIDE:
                 self.warnings.add("owners for a mount program were left out", os.fsdecode(key))
-            elif key != b"security.selinux":  # a label is this machine's to give
-                wanted[key] = value
-        return wanted
+        return settable(xattrs)
+
+
+def settable(xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Those attributes of an entry that an archive may set.
+
+    Those of overlay, raw on an upper directory, hide or expose files of other layers (the overlay CVEs of 2021-23);
+    the override is the store's own; a label is this machine's to give.
+    """
+    return {
+        key: value
+        for key, value in xattrs.items()
+        if not key.startswith(_OVERLAY_ATTRIBUTES) and key not in (OVERRIDE, b"security.selinux")
+    }
 
 
 def file_times(atime: int | None, mtime: int) -> tuple[int, int]:
