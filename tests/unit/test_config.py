@@ -1,242 +1,21 @@
-"""Configuration files, environment and defaults (`spec/config.md`), with the environment and the files handed in."""
+"""Where options come from: files, environment, defaults, in their order (`spec/config.md` 3 to 5, 7, 10).
 
-import json
+With environment and files handed in. Users without root rights: test_config_rootless.py.
+"""
+
 import os
-from pathlib import Path
-from typing import Any
+import time
+from contextlib import suppress
 
 import pytest
 
-from orlop.config import environment, load, rootless, storageconf
-from orlop.config.load import Configuration
-from orlop.config.settings import Settings
-from orlop.errors import ConfigError, IncompleteOptions
-from orlop.system import userns
+from machine import CONTAINED, ROOT, USER, Machine, machine
+from orlop.config import load
+from orlop.errors import ConfigError, IncompleteOptions, LimitExceeded
+from orlop.model.options import StoreOptions
 from orlop.system.userns import Identity
 
-ROOT = Identity(0, 0, rootless=False, per_user=False)
-USER = Identity(1000, 1000, rootless=True, per_user=True)
-
-
-class Machine:
-    """A directory that stands for the file system of a machine."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.home = base / "home"
-        self.system_file = base / "usr/storage.conf"
-        self.override_file = base / "etc/storage.conf"
-        self.warnings: list[str] = []
-        self.environ = {"HOME": str(self.home), "XDG_RUNTIME_DIR": str(base / "runtime")}
-        for directory in (self.home, base / "usr", base / "etc", base / "runtime"):
-            directory.mkdir()
-
-    def configuration(self, user: Identity = ROOT, **environ: str) -> Configuration:
-        return Configuration(
-            self.environ | environ,
-            user=user,
-            warn=self.warnings.append,
-        )
-
-    def user_file(self, text: str) -> Path:
-        path = self.home / ".config/containers/storage.conf"
-        path.parent.mkdir(parents=True)
-        path.write_text(text)
-        return path
-
-
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    machine = Machine(tmp_path)
-    monkeypatch.setattr(load, "SYSTEM_FILE", str(machine.system_file))
-    monkeypatch.setattr(load, "OVERRIDE_FILE", str(machine.override_file))
-    return machine
-
-
-def of(text: str, **how: Any) -> Settings:
-    """The settings of a file with this text; a warning fails the test unless it is collected."""
-    how.setdefault("warn", pytest.fail)
-    return storageconf.settings_of(text, path="FILE", **how)
-
-
-# --- one file -----------------------------------------------------------------------------------------------
-
-
-def test_every_key_of_a_file_is_read() -> None:
-    settings = of(
-        """
-        [storage]
-        driver = "vfs"
-        driver_priority = ["overlay", "vfs"]
-        runroot = "/r"
-        graphroot = "/g"
-        imagestore = "/i"
-        rootless_storage_path = "$HOME/s"
-        transient_store = true
-        [storage.options]
-        root-auto-userns-user = "storage"
-        auto-userns-min-size = 5
-        auto-userns-max-size = 4294967295
-        disable-volatile = true
-        imagestore = "decoded, and of no effect"
-        pull_options = {enable_partial_images = "true"}
-        [storage.options.thinpool]
-        """
-    )
-    assert settings == Settings(
-        graph_root="/g",
-        run_root="/r",
-        image_store="/i",
-        rootless_path="$HOME/s",
-        driver="vfs",
-        driver_priority=("overlay", "vfs"),
-        auto_user="storage",
-        auto_min_size=5,
-        auto_max_size=4294967295,
-        pull_options={"enable_partial_images": "true"},
-        disable_volatile=True,
-        transient=True,
-    )
-
-
-GENERAL = """
-[storage]
-driver = "DRIVER"
-[storage.options]
-additionalimagestores = ["/a", "/b"]
-additionallayerstores = ["/c:ref"]
-size = "1g"
-mount_program = "/p"
-skip_mount_home = "true"
-ignore_chown_errors = "false"
-force_mask = 0o700
-mountopt = "nodev"
-use_composefs = "only the overlay table counts"
-"""
-FIRST = [
-    ".imagestore=/a",
-    ".imagestore=/b",
-    ".additionallayerstore=/c:ref",
-    ".size=1g",
-    ".mount_program=/p",
-    ".skip_mount_home=true",
-    ".ignore_chown_errors=false",
-    ".force_mask=700",
-    ".mountopt=nodev",
-]
-OVERLAY = [
-    "overlay.ignore_chown_errors=false",
-    "overlay.mount_program=/p",
-    "overlay.mountopt=nodev",
-    "overlay.size=1g",
-    "overlay.skip_mount_home=true",
-    "overlay.force_mask=700",  # octal; the peers once print `-rwx------`, which their driver refuses
-]
-
-
-@pytest.mark.parametrize(
-    ("driver", "wanted"),
-    [
-        ("overlay", [f"overlay{option}" for option in FIRST] + OVERLAY),
-        ("overlay2", [f"overlay2{option}" for option in FIRST] + OVERLAY),
-        ("", FIRST),
-        ("vfs", [f"vfs{option}" for option in FIRST] + ["vfs.ignore_chown_errors=false"]),
-        ("btrfs", [f"btrfs{option}" for option in FIRST] + ["btrfs.size=1g"]),
-        ("zfs", [f"zfs{option}" for option in FIRST] + ["zfs.mountopt=nodev", "zfs.size=1g"]),
-        ("aufs", [f"aufs{option}" for option in FIRST] + ["aufs.mountopt=nodev"]),
-    ],
-)
-def test_general_options_become_options_of_the_driver(driver: str, wanted: list[str]) -> None:
-    """The first batch bears the name as written, the second that of the driver; a value may come twice."""
-    warnings: list[str] = []
-    settings = of(GENERAL.replace("DRIVER", driver), warn=warnings.append)
-    assert list(settings.driver_options) == wanted
-    assert settings.driver == ("overlay" if driver == "overlay2" else driver)
-    assert len(warnings) == (0 if driver else 1)
-
-
-@pytest.mark.parametrize(
-    ("driver", "table", "wanted"),
-    [
-        (
-            "overlay",
-            'use_composefs="true"\nforce_mask="shared"\nsize="1"\ninodes="2"\nmountopt="m"\nmount_program="p"\n'
-            'ignore_chown_errors="1"\nskip_mount_home="0"',
-            "ignore_chown_errors=1 mount_program=p mountopt=m size=1 inodes=2 skip_mount_home=0 force_mask=shared "
-            "use_composefs=true",
-        ),
-        ("vfs", 'ignore_chown_errors="true"', "ignore_chown_errors=true"),
-        ("btrfs", 'size="1"', "size=1"),
-        ("btrfs", 'size="1"\nmin_space="2"', "min_space=2"),
-        ("zfs", 'size="1"\nmountopt="m"\nfsname="pool/x"', "fsname=pool/x mountopt=m size=1"),
-        ("aufs", 'mountopt="m"', "mountopt=m"),
-    ],
-)
-def test_the_table_of_the_driver_becomes_options_in_a_fixed_order(
-    driver: str, table: str, wanted: str
-) -> None:
-    text = f'[storage]\ndriver="{driver}"\n[storage.options.{driver}]\n{table}\n'
-    assert list(of(text).driver_options) == [f"{driver}.{option}" for option in wanted.split()]
-
-
-def test_only_the_table_of_the_chosen_driver_counts() -> None:
-    text = '[storage]\ndriver="vfs"\n[storage.options.overlay]\nmountopt="nodev"\n'
-    assert of(text).driver_options == ()
-
-
-def test_names_of_keys_match_whatever_their_case() -> None:
-    assert of('[Storage]\nDRIVER="vfs"\nGraphRoot="/g"\n').graph_root == "/g"
-
-
-def test_unknown_keys_are_named_in_one_warning() -> None:
-    warnings: list[str] = []
-    of(
-        '[storage]\ndriver="vfs"\nnope=1\n[storage.options]\nremap-uids="x"\n[other]\na=1\n',
-        warn=warnings.append,
-    )
-    assert warnings == [
-        'Failed to decode the keys ["other" "storage.nope" "storage.options.remap-uids"] from "FILE"'
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "where", "wanted"),
-    [
-        ("[storage]\ndriver = 1\n", "storage.driver", "a string"),
-        ("[storage]\ndriver_priority = 'x'\n", "storage.driver_priority", "a list of strings"),
-        ("[storage]\ndriver_priority = [1]\n", "storage.driver_priority", "a list of strings"),
-        ("[storage]\ntransient_store = 'true'\n", "storage.transient_store", "a boolean"),
-        ("storage = 1\n", "storage", "a table"),
-        ("[storage]\noptions = []\n", "storage.options", "a table"),
-        (
-            "[storage.options]\nauto-userns-min-size = -1\n",
-            "storage.options.auto-userns-min-size",
-            "32-bit",
-        ),
-        (
-            "[storage.options]\nauto-userns-max-size = 4294967296\n",
-            "storage.options.auto-userns-max-size",
-            "32-bit",
-        ),
-        ("[storage.options]\nforce_mask = true\n", "storage.options.force_mask", "an integer"),
-        (
-            "[storage.options]\npull_options = {enable_partial_images = true}\n",
-            "storage.options.pull_options",
-            "a table of strings",
-        ),
-        ("[storage.options.overlay]\nsize = 1\n", "storage.options.overlay.size", "a string"),
-    ],
-)
-def test_a_value_of_the_wrong_type_is_refused_by_name(text: str, where: str, wanted: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        of(text)
-    assert f"FILE: {where}: wanted " in str(caught.value)
-    assert wanted in str(caught.value)
-
-
-def test_what_is_not_toml_is_refused_with_the_place() -> None:
-    with pytest.raises(ConfigError, match=r"FILE: wanted TOML: .*line 2"):
-        of("[storage]\ndriver = \n")
+__all__ = ["machine"]
 
 
 # --- where settings come from -------------------------------------------------------------------------------
@@ -257,7 +36,7 @@ def test_files_do_not_merge(machine: Machine) -> None:
     machine.system_file.write_text('[storage]\ndriver="vfs"\nrunroot="/sys/r"\n')
     machine.override_file.write_text('[storage]\ndriver="overlay"\ngraphroot="/etc/g"\n')
     settings = machine.configuration().effective()
-    assert settings == Settings(graph_root="/etc/g", run_root=load.RUN_ROOT, driver="overlay")
+    assert settings == StoreOptions(graph_root="/etc/g", run_root=load.RUN_ROOT, driver="overlay")
 
 
 def test_the_file_of_the_user_counts_for_root_too(machine: Machine) -> None:
@@ -276,24 +55,42 @@ def test_the_named_file_is_the_one_and_only(machine: Machine) -> None:
     only = machine.base / "only.conf"
     only.write_text('[storage]\ndriver="vfs"\nrunroot="/only/r"\n')
     settings = machine.configuration(CONTAINERS_STORAGE_CONF=str(only)).effective()
-    assert settings == Settings(graph_root=load.GRAPH_ROOT, run_root="/only/r", driver="vfs")
+    assert settings == StoreOptions(graph_root=load.GRAPH_ROOT, run_root="/only/r", driver="vfs")
 
 
 @pytest.mark.parametrize("named", ["/no/such/file", ""])
 def test_a_named_file_that_is_missing_fails_every_open(machine: Machine, named: str) -> None:
     configuration = machine.configuration(CONTAINERS_STORAGE_CONF=named)
-    explicit = Settings(graph_root="/g", run_root="/r")
+    explicit = StoreOptions("/g", "/r")
     for attempt in (configuration.effective, lambda: configuration.complete(explicit)):
         with pytest.raises(ConfigError) as caught:
             attempt()
         assert caught.value.peer == f"stat {named}: no such file or directory"
 
 
-def test_files_of_the_system_are_not_read_for_explicit_roots(machine: Machine) -> None:
-    """Nothing of them would be used, and reading them costs every small command its time."""
-    machine.system_file.write_text("broken")
-    settings = machine.configuration().complete(Settings(graph_root="/g", run_root="/r"))
-    assert (settings.graph_root, settings.run_root) == ("/g", "/r")
+def test_a_program_may_name_the_one_and_only_file(machine: Machine) -> None:
+    """`SetDefaultConfigFilePath` of the peers; it is stronger than the variable, and fails likewise."""
+    chosen = machine.write("chosen.conf", '[storage]\ndriver="vfs"\ngraphroot="/chosen/g"\n')
+    machine.user_file('[storage]\ndriver="overlay"\n')
+    configuration = machine.configuration(file=chosen, CONTAINERS_STORAGE_CONF="/no/such/file")
+    assert configuration.default_file() == str(chosen)
+    assert configuration.effective() == StoreOptions("/chosen/g", load.RUN_ROOT, driver="vfs")
+    of_a_user = machine.configuration(USER, file=chosen)
+    assert of_a_user.effective() == StoreOptions(
+        "/chosen/g", str(machine.base / "runtime/containers"), driver="vfs"
+    )
+    with pytest.raises(ConfigError, match="/no/such/file, cannot be read: No such file or directory"):
+        machine.configuration(file="/no/such/file").effective()
+
+
+@pytest.mark.parametrize("user", [ROOT, CONTAINED, USER])
+def test_a_place_that_cannot_be_looked_at_is_an_error(machine: Machine, user: Identity) -> None:
+    """The file may be there: taking another one would open another store."""
+    (machine.base / "file").touch()
+    configuration = machine.configuration(user, XDG_CONFIG_HOME=str(machine.base / "file"))
+    with pytest.raises(ConfigError) as caught:
+        configuration.effective()
+    assert caught.value.peer == f"stat {machine.base}/file/containers/storage.conf: not a directory"
 
 
 def test_a_broken_file_of_the_system_is_an_error(machine: Machine) -> None:
@@ -318,26 +115,64 @@ def test_the_environment_replaces_driver_and_options_of_a_file(machine: Machine)
         ({"STORAGE_DRIVER": ""}, "overlay", ("overlay.mountopt=nodev",)),
         ({"STORAGE_DRIVER": "vfs"}, "vfs", ()),
         ({"STORAGE_OPTS": "a=b,c=d"}, "overlay", ("a=b", "c=d")),
+        ({"STORAGE_OPTS": "a=b,,"}, "overlay", ("a=b", "", "")),  # which the driver then refuses
         ({"STORAGE_OPTS": ""}, "overlay", ()),
     ):
         settings = machine.configuration(**environ).effective()
         assert (settings.driver, settings.driver_options) == (driver, options), environ
 
 
-def test_paths_are_expanded(machine: Machine) -> None:
+EXPANSIONS = {
+    "/a/$UID/b": "/a/1000/b",
+    "/a/$UIDX": "/a/1000X",  # plain replacement of text
+    "/a/${UID}": "/a",  # an ordinary variable, which nobody sets
+    "/a/$NAME/${NAME}z/$NOPE": "/a/x y/x yz",
+    "/a/$NESTED": "/a/$NAME",  # once only
+    "/a/../b//c/.": "/b/c",
+    "//a//b": "/a/b",
+    "/$": "/$",
+    "/a$/b": "/a$/b",
+    "/a$.b$+c$~": "/a$.b$+c$~",
+    "/a$é": "/a$é",
+    "/a/$$b": "/a/b",
+    "/a/$$$NAME": "/a/x y",
+    "/a/$$NAME": "/a/NAME",
+    "/a/$1b$12": "/a/b2",
+    "/a/$*$#$@$!$?$-$0b": "/a/b",
+    "/a/${1}b${1x}${a b}${*}": "/a/b",
+    "/a/${b/c": "/a/b/c",
+    "/a/${}b": "/a/b",
+    "/a/${NAME$NAME}b": "/a/b",
+    "/a/$_x/b": "/a/b",
+    "a/../b": "b",
+    "$NOPE": "",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("path", EXPANSIONS)
+def test_variables_of_a_path_are_expanded(machine: Machine, path: str) -> None:
+    """Each as the peers do it (test_config_peer.py asks them): one file must not name two stores."""
+    configuration = machine.configuration(USER, NAME="x y", NESTED="$NAME")
+    assert configuration.expand(path) == EXPANSIONS[path]
+
+
+def test_links_are_resolved_if_the_whole_path_exists(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(machine.base)
     (machine.base / "real").mkdir()
     (machine.base / "link").symlink_to("real")
-    configuration = machine.configuration(USER, NAME="x y", B=str(machine.base))
+    (machine.base / "nowhere").symlink_to("not-there")
+    configuration = machine.configuration(B=str(machine.base))
     for path, wanted in (
-        ("/a/$UID/b", "/a/1000/b"),
-        ("/a/$UIDX", "/a/1000X"),
-        ("/a/${UID}", "/a"),
-        ("/a/$NAME/${NAME}z/$NOPE", "/a/x y/x yz"),
-        ("/a/../b//c/.", "/b/c"),
         ("$B/link", f"{machine.base}/real"),
+        ("$B/link/.", f"{machine.base}/real"),
         ("$B/link/not-there", f"{machine.base}/link/not-there"),
-        ("/a$/b", "/a$/b"),
-        ("$NOPE", ""),
+        ("$B/link/not-there/../..", f"{machine.base}"),
+        ("$B/nowhere", f"{machine.base}/nowhere"),
+        ("link", "real"),  # not made absolute here
+        ("not-there/..", "."),
     ):
         assert configuration.expand(path) == wanted, path
 
@@ -356,163 +191,142 @@ def test_the_image_store_must_be_another_place(machine: Machine) -> None:
         machine.configuration().effective()
 
 
-# --- users without root rights ------------------------------------------------------------------------------
+# --- files that are no configurations -----------------------------------------------------------------------
 
 
-def test_a_user_keeps_the_store_at_home(machine: Machine) -> None:
-    machine.system_file.write_text(
-        '[storage]\ndriver="overlay"\nrunroot="/sys/r"\ngraphroot="/sys/g"\n'
-        '[storage.options]\npull_options={use_hard_links="true"}\n'
-        '[storage.options.overlay]\nmountopt="nodev"\nignore_chown_errors="true"\n'
-    )
-    settings = machine.configuration(USER).effective()
-    assert settings == Settings(
-        graph_root=str(machine.home / ".local/share/containers/storage"),
-        run_root=str(machine.base / "runtime/containers"),
-        driver="overlay",
-        driver_options=("overlay.ignore_chown_errors=true",),
-        pull_options={"use_hard_links": "true"},
-    )
-    assert (machine.base / "runtime/containers").stat().st_mode & 0o777 == 0o700
-
-
-def test_nothing_of_the_system_survives_a_file_of_the_user(machine: Machine) -> None:
-    machine.system_file.write_text('[storage]\ndriver="overlay"\n[storage.options]\npull_options={a="b"}\n')
-    machine.user_file('[storage]\ndriver="overlay"\n[storage.options]\nmountopt="x"\n')
-    settings = machine.configuration(USER).effective()
-    assert settings.driver_options == ("overlay.mountopt=x", "overlay.mountopt=x")
-    assert settings.pull_options is None
-    assert settings.graph_root == str(machine.home / ".local/share/containers/storage")
-
-
-@pytest.mark.parametrize("user", [USER, ROOT])
-def test_the_path_for_users_stands_in_for_a_graph_root(machine: Machine, user: Identity) -> None:
-    """Also for root, whose file it is then."""
-    text = '[storage]\ndriver="vfs"\nrootless_storage_path="$HOME/rsp/$UID"\n'
-    machine.user_file(text) if user is USER else machine.override_file.write_text(text)
-    settings = machine.configuration(user).effective()
-    assert settings.graph_root == settings.rootless_path == f"{machine.home}/rsp/{user.uid}"
-
-
-def test_variables_move_the_roots_of_a_user(machine: Machine) -> None:
-    machine.system_file.write_text('[storage]\ndriver="zfs"\n')
-    settings = machine.configuration(
-        USER, XDG_DATA_HOME="/data", STORAGE_DRIVER="vfs", STORAGE_OPTS="a=b,c=d"
-    ).effective()
-    assert settings.graph_root == "/data/containers/storage"
-    assert settings.driver == "vfs"
-    assert settings.driver_options[-2:] == ("a=b", "c=d")
-
-
-def test_the_driver_of_a_store_that_is_there_is_taken(machine: Machine) -> None:
-    (machine.home / ".local/share/containers/storage/vfs-images").mkdir(parents=True)
-    assert machine.configuration(USER).effective().driver == "vfs"
-
-
-@pytest.mark.parametrize("trap", ["open to all", "a link"])
-def test_a_runtime_directory_that_others_may_write_to_is_refused(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, trap: str
-) -> None:
-    """Whoever makes /tmp/storage-run-1000 first would own the locks of user 1000."""
-    monkeypatch.setattr(rootless, "RUN_USER", str(machine.system_file / "no directory"))
-    machine.system_file.touch()
-    trapped = machine.base / "storage-run-1000"
-    if trap == "a link":
-        trapped.symlink_to(machine.home)
-    else:
-        trapped.mkdir()
-        trapped.chmod(0o777)
-    del machine.environ["XDG_RUNTIME_DIR"]
-    with pytest.raises(ConfigError, match="exists and it is not writeable only by the current user"):
-        machine.configuration(USER, TMPDIR=str(machine.base)).effective()
-
-
-def test_without_a_session_a_user_runs_in_a_directory_of_his_own(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rootless, "RUN_USER", str(machine.base / "user"))
-    del machine.environ["XDG_RUNTIME_DIR"]
-    assert machine.configuration(USER).effective().run_root == f"{machine.base}/user/1000/containers"
-    assert (machine.base / "user/1000").stat().st_mode & 0o777 == 0o700
+def test_a_file_of_a_hundred_megabytes_is_not_read(machine: Machine) -> None:
+    with open(machine.override_file, "wb") as file:
+        file.truncate(100 << 20)
+    with pytest.raises(LimitExceeded, match="1048576 bytes"):
+        machine.configuration().effective()
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"_CONTAINERS_ROOTLESS_UID": "1000"}, {"_CONTAINERS_USERNS_CONFIGURED": "done"}]
+    "kind", ["fifo", "device", "directory", "loop", "text of another kind", "a byte order mark"]
 )
-def test_the_short_way_to_know_root_agrees_with_the_long_one(
-    monkeypatch: pytest.MonkeyPatch, told: dict[str, str]
-) -> None:
-    monkeypatch.setattr(userns, "_identity", None)
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
-    assert environment.is_rootless() is userns.identity(os.environ).rootless
+def test_what_cannot_be_read_is_refused_at_once(machine: Machine, kind: str) -> None:
+    """A FIFO would wait for somebody to write, and /dev/zero never ends."""
+    path = machine.override_file
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    elif kind == "text of another kind":
+        path.write_bytes(b'[storage]\ndriver = "v\xff"\n')
+    else:
+        path.write_bytes(b"\xef\xbb\xbf[storage]\n")  # the peers refuse it as well
+    with pytest.raises(ConfigError) as caught:
+        machine.configuration().effective()
+    assert str(path) in str(caught.value)
+    assert caught.value.path == str(path)
+    if kind == "text of another kind":
+        assert str(caught.value) == f"{path}, line 2: wanted UTF-8, found the byte 0xff"
+        assert caught.value.line == 2
 
 
-# --- opening ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 100_000,
+        "a = " + "[" * 50_000 + "]" * 50_000,
+        "a = " + "{b = " * 50_000,
+        "a" + ".a" * 100_000 + " = 1",
+        '"a"' + '."a"' * 100_000 + " = 1",
+        "[a" + ".a" * 100_000 + "]",
+        "".join(f"[{'.'.join(['a'] * depth)}]\n" for depth in range(1, 600)),
+    ],
+)
+def test_a_file_that_is_nested_too_deeply_is_refused_at_once(machine: Machine, text: str) -> None:
+    """tomllib needs a call of its own for each level, and for a dotted key the square of its length in time."""
+    machine.override_file.write_text(text)
+    with pytest.raises(LimitExceeded, match="32 levels"):
+        machine.configuration().effective()
 
 
-def test_explicit_settings_replace_the_file(machine: Machine) -> None:
-    machine.override_file.write_text('[storage]\ndriver="overlay"\nrunroot="/r"\ngraphroot="/g"\n')
-    configuration = machine.configuration(STORAGE_DRIVER="zfs")
-    for given_settings, wanted in (
-        (Settings(), Settings(graph_root="/g", run_root="/r", driver="zfs")),
-        (Settings(graph_root="/x"), Settings(graph_root="/x", run_root="/r")),
-        (Settings(run_root="/x", driver="vfs"), Settings(graph_root="/g", run_root="/x", driver="vfs")),
-        (Settings(graph_root="/x/../y", run_root="/z"), Settings(graph_root="/y", run_root="/z")),
+@pytest.mark.parametrize(
+    "text", ["a = [" + "\n" * 500_000, "a = [" + '\n"",' * 200_000 + "\n]", "#" * 1_000_000, "a" * 1_000_000]
+)
+def test_long_files_take_time_that_grows_with_them_only(machine: Machine, text: str) -> None:
+    machine.override_file.write_text(text)
+    before = time.process_time()
+    with suppress(ConfigError):
+        machine.configuration().effective()
+    assert time.process_time() - before < 5
+
+
+def test_a_file_with_the_largest_size_is_read(machine: Machine) -> None:
+    text = '[storage]\ndriver = "vfs"\n'
+    machine.override_file.write_text(text + "#" * ((1 << 20) - len(text)))
+    assert machine.configuration().effective().driver == "vfs"
+
+
+# --- options that are given ---------------------------------------------------------------------------------
+
+
+def test_explicit_options_replace_the_file(machine: Machine) -> None:
+    machine.override_file.write_text(
+        '[storage]\ndriver="overlay"\nrunroot="/r"\ngraphroot="/$HOME/../g"\ntransient_store=true\n'
+    )
+    configuration = machine.configuration(STORAGE_DRIVER="zfs", HOME="/home")
+    for given, wanted in (
+        (StoreOptions(), StoreOptions("/g", "/r", driver="zfs", transient=True)),
+        (
+            StoreOptions(image_store="/i"),
+            StoreOptions("/g", "/r", driver="zfs", transient=True, image_store="/i"),
+        ),
+        (StoreOptions("/x"), StoreOptions("/x", "/r")),
+        (StoreOptions(run_root="/x", driver="vfs"), StoreOptions("/g", "/x", driver="vfs")),
+        (StoreOptions("//x/../y", "/z"), StoreOptions("/y", "/z")),
     ):
-        assert configuration.complete(given_settings) == wanted
+        assert configuration.complete(given) == wanted
 
 
-@pytest.mark.parametrize("given_settings", [Settings(driver="vfs"), Settings(driver_options=("a=b",))])
-def test_a_driver_without_roots_is_not_enough(machine: Machine, given_settings: Settings) -> None:
+def test_files_of_the_system_are_not_read_for_explicit_roots(machine: Machine) -> None:
+    """Nothing of them would be used, and reading them costs every small command its time."""
+    machine.system_file.write_text("broken")
+    settings = machine.configuration().complete(StoreOptions(graph_root="/g", run_root="/r"))
+    assert (settings.graph_root, settings.run_root) == ("/g", "/r")
+
+
+def test_a_root_that_a_user_does_not_name_is_his_own(machine: Machine) -> None:
+    """The peers take that of the system, which he may not even make."""
+    configuration = machine.configuration(USER)
+    assert configuration.complete(StoreOptions("/x")).run_root == f"{machine.base}/runtime/containers"
+    assert configuration.complete(StoreOptions(run_root="/x")).graph_root == (
+        f"{machine.home}/.local/share/containers/storage"
+    )
+
+
+@pytest.mark.parametrize("given", [StoreOptions(driver="vfs"), StoreOptions(driver_options=("a=b",))])
+def test_a_driver_without_roots_is_not_enough(machine: Machine, given: StoreOptions) -> None:
     with pytest.raises(IncompleteOptions):
-        machine.configuration().complete(given_settings)
+        machine.configuration().complete(given)
 
 
 def test_relative_roots_are_made_absolute(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(machine.base)
-    settings = machine.configuration().complete(Settings(graph_root="g", run_root="./r"))
-    assert (settings.graph_root, settings.run_root) == (f"{machine.base}/g", f"{machine.base}/r")
+    found = machine.configuration().complete(StoreOptions("g", "./r"))
+    assert (found.graph_root, found.run_root) == (f"{machine.base}/g", f"{machine.base}/r")
 
 
-def test_a_file_is_read_once(machine: Machine) -> None:
+# --- reading again ------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_once_until_it_is_to_be_read_again(machine: Machine) -> None:
+    """Engines that run for long are told by SIGHUP."""
     machine.override_file.write_text('[storage]\ngraphroot="/g"\n')
-    machine.configuration().effective()
+    configuration = machine.configuration()
+    assert configuration.effective().graph_root == "/g"
     assert len(machine.warnings) == 1  # no driver: said once, though two steps ask for the file
-
-
-# --- as JSON ------------------------------------------------------------------------------------------------
-
-
-def test_settings_as_json_have_an_order_and_leave_out_what_is_empty() -> None:
-    assert Settings().json() == '{"RootlessStoragePath":"","PullOptions":null}'
-    whole = Settings(
-        graph_root="/g",
-        run_root="/r",
-        image_store="/i",
-        rootless_path="/p",
-        driver="vfs",
-        driver_priority=("a", "b"),
-        driver_options=("a=<b>",),
-        auto_user="u",
-        auto_min_size=1,
-        auto_max_size=2,
-        pull_options={"z": "1", "a": "2"},
-        disable_volatile=True,
-        transient=True,
-    )
-    assert whole.json() == (
-        '{"runroot":"/r","root":"/g","imagestore":"/i","RootlessStoragePath":"/p","driver":"vfs",'
-        '"driver-priority":["a","b"],"driver-options":["a=\\u003cb\\u003e"],"root_auto_ns_user":"u",'
-        '"auto_userns_min_size":1,"auto_userns_max_size":2,"PullOptions":{"a":"2","z":"1"},'
-        '"disable-volatile":true,"transient_store":true}'
-    )
-    assert json.loads(whole.json())
-
-
-def test_settings_are_frozen_values() -> None:
-    settings = Settings(driver="vfs")
-    with pytest.raises(AttributeError):
-        settings.driver = "overlay"
-    assert settings.replace(driver="overlay") == Settings(driver="overlay")
-    assert settings.driver == "vfs"
+    machine.override_file.write_text('[storage]\ngraphroot="/g2"\ndriver="vfs"\n')
+    assert configuration.effective().graph_root == "/g"
+    configuration.update()
+    assert configuration.effective() == StoreOptions("/g2", load.RUN_ROOT, driver="vfs")
+    machine.override_file.unlink()
+    configuration.update()
+    assert configuration.effective().graph_root == load.GRAPH_ROOT
+    assert len(machine.warnings) == 1

@@ -116,7 +116,7 @@ def test_the_plain_reader_never_differs_from_tomllib(text: str) -> None:
 )
 def test_any_text_is_a_configuration_or_refused(pieces: list[str]) -> None:
     with suppress(ConfigError):
-        storageconf.settings_of("".join(pieces), path="FILE", warn=lambda message: None)
+        storageconf.options_of("".join(pieces), path="FILE", warn=lambda message: None)
 
 
 def test_a_number_of_thousands_of_digits_is_refused() -> None:

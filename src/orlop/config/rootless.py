@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from orlop.errors import ConfigError
+from orlop.model.options import StoreOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from orlop.config.settings import Settings
     from orlop.system.userns import Identity
 
     Environment = Mapping[str, str]
@@ -20,12 +20,64 @@ _DRIVERS = ("btrfs", "overlay", "overlay2", "vfs")  # usable without root rights
 _OWNER_AND_WRITERS = 0o722  # all of the owner, and who else may write
 
 
-def home(user: Identity, environ: Environment) -> str:
-    """The user's home directory.
+def options(
+    system: StoreOptions,
+    user: Identity,
+    expand: Callable[[str], str],
+    environ: Environment,
+    warn: Callable[[str], None],
+) -> StoreOptions:
+    """What a user without root rights gets from the options of the system.
 
     Raises:
-        ConfigError: neither HOME nor the password file knows one.
+        ConfigError: no directory can be found for the run root.
     """
+    from orlop.config.load import option_list
+    from orlop.config.storageconf import alias
+
+    graph_root = expand(system.rootless_path) or f"{_data_home(user, environ)}/containers/storage"
+    driver = system.driver if system.driver in _DRIVERS else ""
+    driver = alias(environ.get("STORAGE_DRIVER") or driver, warn)
+    driver_options: tuple[str, ...] = ()
+    if driver == "overlay":
+        # Everything else of the system's file may need rights that the user does not have.
+        driver_options = tuple(o for o in system.driver_options if "ignore_chown_errors" in o)[:1]
+    priority = () if driver else system.driver_priority
+    if not driver and not priority:
+        driver = _driver_of(graph_root) or ("overlay" if _overlay_is_usable(environ) else "vfs")
+    return StoreOptions(
+        graph_root,
+        _run_root(user, environ),
+        driver=driver,
+        driver_priority=priority,
+        driver_options=(*driver_options, *option_list(environ.get("STORAGE_OPTS", ""))),
+        pull_options=system.pull_options,
+    )
+
+
+def config_home(user: Identity, environ: Environment) -> str:
+    """Where the user keeps configurations.
+
+    Raises:
+        ConfigError: no variable tells, and he has no home.
+    """
+    return environ.get("XDG_CONFIG_HOME") or os.path.join(_home(user, environ), ".config")
+
+
+def _data_home(user: Identity, environ: Environment) -> str:
+    given = environ.get("XDG_DATA_HOME")
+    if given:
+        return given
+    try:
+        return os.path.join(_home(user, environ), ".local/share")
+    except ConfigError as error:
+        raise ConfigError(
+            f"there is no place for storage: XDG_DATA_HOME is not set, and {error}",
+            peer="could not get either XDG_DATA_HOME or HOME",
+        ) from error
+
+
+def _home(user: Identity, environ: Environment) -> str:
     found = environ.get("HOME", "")
     if not found:
         import pwd
@@ -36,40 +88,10 @@ def home(user: Identity, environ: Environment) -> str:
             found = ""
     if not found:
         raise ConfigError(
-            "cannot determine user's homedir: HOME is not set and the password file has no entry"
+            f"HOME is not set, and the password file has no home for user {user.uid}",
+            peer="cannot determine user's homedir",
         )
     return found
-
-
-def settings(
-    system: Settings, user: Identity, expand: Callable[[str], str], environ: Environment
-) -> Settings:
-    """What a user without root rights gets from the settings of the system.
-
-    Raises:
-        ConfigError: no directory can be found for the run root.
-    """
-    data_home = environ.get("XDG_DATA_HOME") or os.path.join(home(user, environ), ".local/share")
-    graph_root = expand(system.rootless_path) if system.rootless_path else f"{data_home}/containers/storage"
-    driver = system.driver if system.driver in _DRIVERS else ""
-    driver = environ.get("STORAGE_DRIVER") or driver
-    driver = "overlay" if driver == "overlay2" else driver
-    driver_options: tuple[str, ...] = ()
-    if driver == "overlay":
-        # Everything else of the system's file may need rights that the user does not have.
-        driver_options = tuple(o for o in system.driver_options if "ignore_chown_errors" in o)[:1]
-    priority = () if driver else system.driver_priority
-    if not driver and not priority:
-        driver = _driver_of(graph_root) or ("overlay" if _overlay_is_usable(environ) else "vfs")
-    driver_options += tuple(filter(None, environ.get("STORAGE_OPTS", "").split(",")))
-    return type(system)(
-        graph_root=graph_root,
-        run_root=_run_root(user, environ),
-        driver=driver,
-        driver_priority=priority,
-        driver_options=driver_options,
-        pull_options=system.pull_options,
-    )
 
 
 def _run_root(user: Identity, environ: Environment) -> str:
@@ -77,7 +99,11 @@ def _run_root(user: Identity, environ: Environment) -> str:
     try:
         os.makedirs(run_root, 0o700, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"unable to make rootless runtime: {run_root}: {error.strerror}") from error
+        raise ConfigError(
+            f"the run root {run_root} cannot be made: {error.strerror}",
+            peer=f"unable to make rootless runtime: mkdir {run_root}: {os.strerror(error.errno or 0).lower()}",
+            path=run_root,
+        ) from error
     return run_root
 
 
@@ -87,7 +113,9 @@ def _runtime_dir(user: Identity, environ: Environment) -> str:
         try:
             return os.path.realpath(given, strict=True)
         except OSError as error:
-            raise ConfigError(f"XDG_RUNTIME_DIR names {given}: {error.strerror}") from error
+            raise ConfigError(
+                f"XDG_RUNTIME_DIR names {given}, which cannot be used: {error.strerror}", path=given
+            ) from error
     tried = (f"{RUN_USER}/{user.uid}", f"{environ.get('TMPDIR') or '/tmp'}/storage-run-{user.uid}")
     for path in tried:
         try:
@@ -98,7 +126,11 @@ def _runtime_dir(user: Identity, environ: Environment) -> str:
         # Anybody may have made this directory in /tmp first: only one that is ours alone will do.
         if found.st_uid == os.geteuid() and found.st_mode & _OWNER_AND_WRITERS == 0o700:
             return path
-    raise ConfigError(f'path "{tried[-1]}" exists and it is not writeable only by the current user')
+    raise ConfigError(
+        f"no runtime directory is this user's alone: set XDG_RUNTIME_DIR, or look at owner and mode of {tried[-1]}",
+        peer=f'path "{tried[-1]}" exists and it is not writeable only by the current user',
+        path=tried[-1],
+    )
 
 
 def _driver_of(graph_root: str) -> str:

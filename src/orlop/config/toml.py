@@ -5,15 +5,17 @@ strings. Importing `tomllib` for those would more than double the time of a smal
 the file, so plain text is read here.
 
 Rule: the plain reader answers only what `tomllib` would answer, and hands everything else over. It is allowed to
-be timid, never to differ; test_config.py compares the two on generated text.
+be timid, never to differ; test_config_toml.py compares the two on generated text.
 """
 
 from __future__ import annotations
 
 from orlop.errors import ConfigError
+from orlop.formats.limits import CONFIG_DEPTH_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     Table = dict[str, Any]
@@ -30,16 +32,25 @@ def decode(text: str, path: str) -> Table:
 
     Raises:
         ConfigError: not TOML.
+        LimitExceeded: nested more deeply than anything that has a meaning.
     """
     tables = plain(text)
     if tables is not None:
         return tables
     import tomllib
 
+    from orlop.config import statements
+
+    statements.check_depth(text, path)
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # more than TOMLDecodeError: numbers of thousands of digits
-        raise ConfigError(f"{path}: wanted TOML: {error}", path=path) from error
+    except ValueError as error:  # more than TOMLDecodeError: numbers of thousands of digits
+        # Before 3.14 only the text of the error says where it is.
+        _, _, place = str(error).partition("(at line ")
+        line = place.partition(",")[0]
+        raise ConfigError(
+            f"{path}: wanted TOML: {error}", path=path, line=int(line) if line else None
+        ) from error
 
 
 def plain(text: str) -> Table | None:
@@ -59,6 +70,8 @@ def plain(text: str) -> Table | None:
             parent, dot, last = name.rpartition(".")
             if name in tables or parent not in tables or bool(dot) != bool(parent):
                 return None
+            if name.count(".") >= CONFIG_DEPTH_MAX:
+                return None
             if not _is_bare(last) or last in tables[parent] or not _is_blank(rest) or "]" not in line:
                 return None
             table = tables[name] = tables[parent][last] = {}
@@ -76,15 +89,16 @@ def plain(text: str) -> Table | None:
     return root
 
 
-def _joined(value: str, lines: Any) -> str:
+def _joined(value: str, lines: Iterator[str]) -> str:
     """A list that goes on over several lines, in one line; nothing if it is not a plain one."""
-    while "]" not in value:
+    parts = [value]
+    while "]" not in parts[-1]:
         more = next(lines, None)
         # A string must not go over the end of a line, and a comment would swallow what is joined to it.
-        if more is None or value.count('"') % 2 or "#" in value:
+        if more is None or parts[-1].count('"') % 2 or "#" in parts[-1]:
             return ""
-        value += " " + more.strip(_BLANKS)
-    return value
+        parts.append(more.strip(_BLANKS))
+    return " ".join(parts)
 
 
 def _value(text: str) -> str | bool | int | list[str] | Table | None:

@@ -16,12 +16,12 @@ from orlop.dropin import commands
 from orlop.dropin.flags import HelpWanted, Values, WrongFlag, parse
 from orlop.dropin.streams import Call, OutputLost, Refusal, Streams
 from orlop.errors import StorageError
+from orlop.model.options import StoreOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from orlop.config.settings import Settings
     from orlop.dropin.commands import Command
     from orlop.store.store import Store
 
@@ -103,8 +103,7 @@ class _Wanted:
     def __init__(self, before: Values, streams: Streams) -> None:
         self.values = before
         self.streams = streams
-        self.priority: tuple[str, ...] = ()
-        self.disable_volatile = False
+        self.configured = StoreOptions()
         self.problem: StorageError | OSError | None = None
         # Until the flags behind the command are known, warnings are told; from then on only with --debug.
         self._level_is_known = False
@@ -117,22 +116,21 @@ class _Wanted:
                 self.problem = error  # wrong flags are told first; opening the store fails with this
         self._level_is_known = True
 
-    def _take(self, settings: Settings) -> None:
-        """Nothing was said about the store, so all settings are those of the configuration."""
+    def _take(self, configured: StoreOptions) -> None:
+        """Nothing was said about the store, so all options are those of the configuration."""
         before = self.values
         self.values = Values(
             {
-                "graph": settings.graph_root,
-                "run": settings.run_root,
-                "storage-driver": settings.driver,
-                "storage-opt": list(settings.driver_options),
-                "image-store": settings.image_store,
-                "transient-store": settings.transient,
+                "graph": configured.graph_root,
+                "run": configured.run_root,
+                "storage-driver": configured.driver,
+                "storage-opt": list(configured.driver_options),
+                "image-store": configured.image_store or "",
+                "transient-store": configured.transient,
             }
         )
         self.values.update(before)
-        self.priority = settings.driver_priority
-        self.disable_volatile = settings.disable_volatile
+        self.configured = configured
 
     def warn(self, message: str) -> None:
         if self.values.on("debug") or not self._level_is_known:
@@ -144,31 +142,26 @@ class _Wanted:
         Raises:
             StorageError, OSError, ValueError: the configuration cannot be used, or the store not be opened.
         """
-        from orlop.config import environment
-        from orlop.store.opening import open_store
+        from orlop.store.opening import completed
+        from orlop.store.store import Store
 
         if self.problem:
             raise self.problem
         values = self.values
-        graph, run, driver = values.text("graph"), values.text("run"), values.text("storage-driver")
-        options = values.list("storage-opt")
-        if not (graph and run) or environment.names_a_file():
-            from orlop.config import load
-
-            settings = load.for_opening(graph, run, driver, options, warn=self.warn)
-            graph, run = settings.graph_root, settings.run_root
-        if values.on("debug"):
-            _log_settings(graph, run, driver, options, self.streams)
-        return open_store(
-            graph,
-            run,
-            driver,
-            driver_options=options,
-            driver_priority=self.priority,
-            image_store=values.text("image-store") or None,
-            transient=values.on("transient-store"),
-            disable_volatile=self.disable_volatile,
+        options = completed(
+            self.configured.replace(
+                graph_root=values.text("graph"),
+                run_root=values.text("run"),
+                driver=values.text("storage-driver"),
+                driver_options=values.list("storage-opt"),
+                image_store=values.text("image-store"),
+                transient=values.on("transient-store"),
+            ),
+            warn=self.warn,
         )
+        if values.on("debug"):
+            _log_settings(options, self.streams)
+        return Store(options)
 
 
 def _answered(wanted: _Wanted, command: Command, args: list[str], streams: Streams) -> int:
@@ -212,14 +205,14 @@ def _status_from_namespace(wanted: _Wanted) -> int | None:
     return namespace.enter(bool(asked), os.environ, wanted.warn)
 
 
-def _log_settings(graph: str, run: str, driver: str, options: list[str], streams: Streams) -> None:
+def _log_settings(options: StoreOptions, streams: Streams) -> None:
     """What the log begins with. From now on it also tells of every wait for a lock."""
     from orlop.system import locks
 
-    _log(streams, "debug", f"Root: {os.path.abspath(graph)}")
-    _log(streams, "debug", f"Run Root: {os.path.abspath(run)}")
-    _log(streams, "debug", f"Driver Name: {driver}")
-    _log(streams, "debug", f"Driver Options: [{' '.join(options)}]")
+    _log(streams, "debug", f"Root: {options.graph_root}")
+    _log(streams, "debug", f"Run Root: {options.run_root}")
+    _log(streams, "debug", f"Driver Name: {options.driver}")
+    _log(streams, "debug", f"Driver Options: [{' '.join(options.driver_options)}]")
 
     def waiting(path: str, mode: str) -> None:
         _log(streams, "debug", f"waiting for {path} ({mode})")

@@ -62,13 +62,13 @@ def config(call: Call) -> int:
     path = call.args[0] if call.args else ""
     step = "default"
     try:
-        settings = configuration.effective()
+        options = configuration.effective()
         if path:
             step = "reload"
-            settings = configuration.load(path)
+            options = configuration.load(path)
     except (StorageError, OSError) as error:
         from orlop.dropin.text import describe
 
         raise Refusal(f"{step}: {describe(error)}") from error
-    call.say(settings.json())
+    call.answer_object(options.as_json())
     return 0

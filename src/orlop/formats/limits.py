@@ -77,6 +77,17 @@ ACCOUNTS_FILE_MAX = 16 * MIB
 """/etc/passwd or /etc/group of an image whose users are counted for an automatic user namespace. A quarter of a
 million users fit. The peers read whatever is there, and more than they have memory if it is sparse."""
 
+# --- configuration ------------------------------------------------------------------------------------------
+
+CONFIG_FILE_MAX = MIB
+"""One configuration file, in bytes. Those of distributions are 10 KiB, nearly all of it comments. Each command
+reads the file, and whoever sets CONTAINERS_STORAGE_CONF chooses which. The peers have no limit."""
+
+CONFIG_DEPTH_MAX = 32
+"""How deep tables and lists of a configuration file may lie in each other, and how many parts a dotted key may have.
+The deepest that means anything is three. Python's own reader needs a call for each level, and for dotted keys time
+that grows with the square of their length."""
+
 # --- compressed streams -------------------------------------------------------------------------------------
 
 ZSTD_WINDOW_LOG_MAX = 27

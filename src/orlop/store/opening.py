@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from orlop.config import environment
-from orlop.errors import ConfigError, IncompleteOptions
+from orlop.config import environment, paths
+from orlop.errors import ConfigError
 from orlop.model.idmap import IDENTITY
-from orlop.model.options import StoreOptions
+from orlop.model.options import AUTO_USERNS_MAX_SIZE, AUTO_USERNS_MIN_SIZE, StoreOptions
 from orlop.store.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from orlop.model.idmap import IDMappings
 
@@ -31,13 +31,19 @@ def open_store(
     transient: bool = False,
     disable_volatile: bool = False,
     mappings: IDMappings = IDENTITY,
+    auto_userns_user: str = "",
+    auto_userns_min_size: int = 0,
+    auto_userns_max_size: int = 0,
+    pull_options: Mapping[str, str] | None = None,
     durability: str | None = None,
     lock_timeout: float | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Store:
     """Open a store, making its directories if they are not there.
 
     With none of `graph_root`, `run_root`, `driver` and `driver_options`, the configuration files decide, as they do
-    for podman. With at least one of them, they only supply a missing root.
+    for podman (docs/configuration.md); what else is given here is stronger. With at least one of the four, files
+    only supply a missing root.
 
     Args:
         graph_root, run_root: the persistent root, and the one lost on reboot.
@@ -48,49 +54,72 @@ def open_store(
         transient: keep containers in the run root.
         disable_volatile: mount volatile containers like others, with every sync that is asked for inside.
         mappings: id maps of layers that have nothing to inherit them from.
+        auto_userns_user: whose subordinate ids automatic user namespaces are cut from.
+        auto_userns_min_size, auto_userns_max_size: how many ids one gets; 0 for 1,024 and 65,536.
+        pull_options: what those who pull are to be told (`spec/config.md` 8.4), texts all of them.
         durability: "full" (an acknowledged change survives power loss) or "none"; if not given, the option
             `orlop.durability`, then the environment variable ORLOP_DURABILITY, then "full".
         lock_timeout: seconds to wait for a lock of another program before `LockTimeout`; for ever if not given.
+        warn: called with each sentence about what is odd in a configuration file; nobody is told if not given.
 
     Raises:
-        ConfigError, NotSupported.
+        ConfigError, LimitExceeded: a configuration file or an option that cannot be used.
+        NotSupported: the driver is not known, or does not work here.
     """
-    options = list(driver_options)
-    graph, run = (os.fspath(p) if p else "" for p in (graph_root, run_root))
-    if not (graph and run):
-        from orlop.config import load
-
-        found = load.for_opening(graph, run, driver or "", options)
-        graph, run = found.graph_root, found.run_root
-        if not (driver or options or graph_root or run_root):
-            driver, options = found.driver, list(found.driver_options)
-            driver_priority = found.driver_priority
-            image_store = image_store or found.image_store
-            transient = transient or found.transient
-            disable_volatile = disable_volatile or found.disable_volatile
-    if not graph or not run:
-        raise IncompleteOptions(
-            "a store needs a graph root and a run root; found neither arguments nor configuration"
-        )
-    chosen = [o for o in options if o.partition("=")[0].strip().lower() != _DURABILITY_OPTION]
-    given = [o.partition("=")[2].strip() for o in options if o not in chosen]
-    return Store(
-        StoreOptions(
-            os.path.abspath(graph),
-            os.path.abspath(run),
-            driver=driver or "",
-            driver_options=chosen,
-            driver_priority=driver_priority,
-            image_store=os.path.abspath(os.fspath(image_store)) if image_store else None,
-            transient=transient,
-            mappings=mappings,
-            durable=_is_durable(durability or (given[-1] if given else None)),
-            lock_timeout=lock_timeout,
-            rootless=environment.is_rootless(),
-            shifting=environment.may_shift(),
-            disable_volatile=disable_volatile,
-        )
+    given = StoreOptions(
+        os.fspath(graph_root) if graph_root else "",
+        os.fspath(run_root) if run_root else "",
+        driver=driver or "",
+        driver_options=driver_options,
+        driver_priority=driver_priority,
+        image_store=os.fspath(image_store) if image_store else None,
+        transient=transient,
+        mappings=mappings,
+        lock_timeout=lock_timeout,
+        disable_volatile=disable_volatile,
+        auto_userns_user=auto_userns_user,
+        auto_userns_min_size=auto_userns_min_size,
+        auto_userns_max_size=auto_userns_max_size,
+        pull_options=pull_options,
     )
+    return Store(completed(given, durability=durability, warn=warn))
+
+
+def completed(
+    given: StoreOptions, *, durability: str | None = None, warn: Callable[[str], None] | None = None
+) -> StoreOptions:
+    """The options of an open store, when this much is said: nothing is left open but the name of the driver.
+
+    Arguments and errors as `open_store`.
+    """
+    if not (given.graph_root and given.run_root) or environment.names_a_file():
+        from orlop.config.load import Configuration
+
+        given = Configuration(warn=warn).complete(given)
+    options, wanted = _without_durability(given.driver_options)
+    return given.replace(
+        graph_root=paths.absolute(given.graph_root),
+        run_root=paths.absolute(given.run_root),
+        image_store=paths.absolute(given.image_store) if given.image_store else None,
+        driver_options=options,
+        durable=_is_durable(durability or wanted),
+        rootless=environment.is_rootless(),
+        shifting=environment.may_shift(),
+        auto_userns_min_size=given.auto_userns_min_size or AUTO_USERNS_MIN_SIZE,
+        auto_userns_max_size=given.auto_userns_max_size or AUTO_USERNS_MAX_SIZE,
+    )
+
+
+def _without_durability(options: Iterable[str]) -> tuple[list[str], str | None]:
+    """The options of the driver, and what the one that is ours says last."""
+    others, wanted = [], None
+    for option in options:
+        key, _, value = option.partition("=")
+        if key.strip().lower() == _DURABILITY_OPTION:
+            wanted = value.strip()
+        else:
+            others.append(option)
+    return others, wanted
 
 
 def _is_durable(durability: str | None) -> bool:
