@@ -53,3 +53,16 @@ class LayerStored(Value):
 
     def __init__(self, id: str, size: int) -> None:
         self._fill(id, size)
+
+
+class Advanced(Value):
+    """Of a task that is `total` steps long, so many are done. `task` is a word: "measure", "hash", "share"."""
+
+    __slots__ = __match_args__ = ("task", "done", "total")
+
+    task: str
+    done: int
+    total: int
+
+    def __init__(self, task: str, done: int, total: int) -> None:
+        self._fill(task, done, total)

@@ -7,6 +7,9 @@ from orlop.store.tables import WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orlop.model.report import UsageReport
     from orlop.store.engine import Engine
 
 
@@ -32,6 +35,19 @@ class Upkeep:
         from orlop.store import deleting
 
         deleting.wipe(self._engine)
+
+    def usage(self, *, progress: Callable[[object], object] | None = None) -> UsageReport:
+        """Where the disk went: what each layer, image and container takes, and what no record explains.
+
+        All below the graph root and the image store is walked, without a lock; blocks on which several files lie
+        count once. `progress` gets `events.Advanced` with the task "measure".
+
+        Raises:
+            PermissionError: a directory cannot be read; an ordinary user's store wants his user namespace.
+        """
+        from orlop.store import usage
+
+        return usage.measure(self._engine, progress)
 
     def shutdown(self, *, force: bool = False) -> list[str]:
         """Undo what opening the driver did to the machine; the ids of layers that were mounted.
