@@ -145,6 +145,16 @@ def test_order_of_the_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("all_drivers")
+def test_data_of_a_name_that_no_list_has_is_data(tmp_path: Path) -> None:
+    """The peers would take overlay beside overlay2: the records of its layers, and none of their files."""
+    assert _open(_prior(tmp_path, "overlay2")).name == "overlay2"
+    assert _open(tmp_path, priority=["zfs"]).name == "zfs"
+    _prior(tmp_path, "overlay")
+    with pytest.raises(ConfigError, match="overlay, overlay2"):
+        _open(tmp_path)
+
+
+@pytest.mark.usefixtures("all_drivers")
 @pytest.mark.parametrize("condition", [DriverNotSupported, PrerequisitesMissing, IncompatibleFilesystem])
 def test_three_conditions_mean_the_next_one(tmp_path: Path, condition: type[StorageError]) -> None:
     REFUSALS["overlay"] = condition("not here")
