@@ -87,6 +87,10 @@ class LayerTable(Table):
     def data_directory(self, id: str) -> str:
         return os.path.join(self.directory, id)
 
+    def beside(self, id: str) -> tuple[str, ...]:
+        """All that this table keeps of a layer, besides the record."""
+        return (self.tar_split_path(id), self.data_directory(id))
+
     def home_for(self, *, volatile: bool, writable: bool) -> int:
         """The file that a new record goes to (`spec/records.md` 2)."""
         if volatile:
@@ -147,8 +151,8 @@ class LayerTable(Table):
             for row in rows:
                 if self._discard is not None:
                     self._discard(row.id, rubbish)
-                rubbish.set_aside(self.tar_split_path(row.id))
-                rubbish.set_aside(self.data_directory(row.id))
+                for path in self.beside(row.id):
+                    rubbish.set_aside(path)
                 editor.remove(row)
         finally:
             try:

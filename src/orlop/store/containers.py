@@ -300,10 +300,17 @@ def delete_with_layer(engine: Engine, tables: Tables, row: Row, layer: Row | Non
 
 def remove_record(engine: Engine, editor: Editor, row: Row, rubbish: Trash) -> None:
     """Take a container's record away, its directories before it (`spec/records.md` 19.3)."""
-    rubbish.set_aside(os.path.join(engine.place("containers"), row.id))
-    files.remove_tree(os.path.join(engine.place("containers", run=True), row.id))
+    run, own = directories_of(engine, row.id)
+    rubbish.set_aside(own)
+    files.remove_tree(run)
     editor.remove(row)
     editor.save()
+
+
+def directories_of(engine: Engine, id: str) -> tuple[str, str]:
+    """What goes with the record of a container: in the run root, then in the graph root."""
+    run, own = (os.path.join(engine.place("containers", run=run), id) for run in (True, False))
+    return run, own
 
 
 class _Nothing:

@@ -188,6 +188,7 @@ class Images(Directories[Image]):
             ImageUsedByContainer.
         """
         from orlop.store.layers import delete_layers
+        from orlop.store.leaving import layers_to_go
 
         engine = self._engine
         with (
@@ -204,7 +205,7 @@ class Images(Directories[Image]):
                     id=id,
                     container=container.id,
                 )
-            going = _layers_to_go(tables, [row for _, row in found])
+            going, _ = layers_to_go(tables, [row for _, row in found])
             if not dry_run:
                 rows = [layer for id in going if (layer := tables.layers.rows.by_id(id)) is not None]
                 delete_layers(engine, tables, rows, rubbish, lambda: remove_records(engine, found, rubbish))
@@ -220,6 +221,12 @@ def own_images(tables: Tables, ref: str) -> list[tuple[Editor, Row]]:
                 (own, row) for own in tables.own_images() if (row := own.rows.by_id(first.id)) is not None
             ]
     return []
+
+
+def directories_of(engine: Engine, id: str) -> list[str]:
+    """Everything that may belong to an image besides its record: its data, and its callers' own directories."""
+    places = (engine.images.directory, engine.place("images"), engine.place("images", run=True))
+    return [os.path.join(place, id) for place in dict.fromkeys(places)]
 
 
 def remove_records(engine: Engine, images: list[tuple[Editor, Row]], rubbish: Trash) -> None:
@@ -242,30 +249,6 @@ def remove_record(engine: Engine, editor: Editor, row: Row, rubbish: Trash) -> N
         return  # the caller's own directories, and that table's data, still have an owner
     files.remove_tree(os.path.join(engine.place("images", run=True), row.id))
     rubbish.set_aside(os.path.join(engine.place("images"), row.id))  # a split store keeps `userdata` there
-
-
-def _layers_to_go(tables: Tables, images: list[Row]) -> list[str]:
-    """The layers that only these records of an image need: mapped copies, top, ancestors (`spec/records.md` 20.2)."""
-    layers = tables.layers.rows
-    mapped = dict.fromkeys(id for image in images for id in image.document.get("mapped-layers") or ())
-    going = [id for id in mapped if layers.by_id(id) is not None and tables.doubted(id) is None]
-    needed: set[str] = set()
-    for other in (row for editor in tables.own_images() for row in editor.rows):
-        if other not in images:
-            needed.add(other.document.get("layer") or "")
-            needed.update(other.document.get("mapped-layers") or ())
-    for image in images:
-        at = image.document.get("layer") or ""
-        while at and at not in going:
-            row = layers.by_id(at)
-            if row is None or at in needed or tables.containers.find(at) is not None or tables.doubted(at):
-                break
-            children = [child.id for child in layers.holding("parent", at)]
-            if any(child not in going for child in children):
-                break
-            going.append(at)
-            at = row.document.get("parent") or ""
-    return going
 
 
 def _moment(created: object) -> str:

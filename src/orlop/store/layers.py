@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from orlop.errors import (
-    BadRecords,
-    LayerHasChildren,
-    LayerUnknown,
-    LayerUsedByContainer,
-    LayerUsedByImage,
-    NotALayer,
-)
+from orlop.errors import LayerUnknown, NotALayer
 from orlop.model.digest import Digest
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.layer import Layer
 from orlop.store.collection import Collection
+from orlop.store.leaving import refuse_if_needed
 from orlop.store.tables import READ, WRITE, emptied
 
 TYPE_CHECKING = False
@@ -245,42 +239,9 @@ class Layers(Collection[Layer]):
             row = tables.layers.find(ref)
             if row is None:
                 raise NotALayer(f"no layer of this store has the id, name or unique prefix {ref!r}", ref=ref)
-            _refuse_if_needed(tables, row)
+            refuse_if_needed(tables, row)
             delete_layers(engine, tables, [row], rubbish)
-            for editor in tables.own_images():
-                for image in list(editor.rows):
-                    mapped = image.document.get("mapped-layers") or []
-                    if row.id in mapped:
-                        editor.change(image, {"mapped-layers": [m for m in mapped if m != row.id]})
-
-
-def _refuse_if_needed(tables: Tables, row: Row) -> None:
-    children = [child.id for child in tables.layers.rows.holding("parent", row.id)]
-    if children:
-        raise LayerHasChildren(
-            f'layer "{row.id}" has children ({len(children)}, {children[0]} is one): delete those first, or delete '
-            "the image that uses it",
-            id=row.id,
-            child=children[0],
-            children=tuple(children),
-        )
-    for image in (i for editor in tables.own_images() for i in editor.rows.holding("layer", row.id)):
-        raise LayerUsedByImage(
-            f'layer "{row.id}" is the top layer of image {image.id}', id=row.id, image=image.id
-        )
-    for container in tables.containers.rows.holding("layer", row.id):
-        raise LayerUsedByContainer(
-            f'layer "{row.id}" is the changing layer of container {container.id}',
-            id=row.id,
-            container=container.id,
-        )
-    why = tables.doubted(row.id)
-    if why is not None:
-        raise BadRecords(
-            f'layer "{row.id}" is mentioned by a damaged record, which may need it: {why}; mend that one first',
-            id=row.id,
-            reason=why,
-        )
+            forget_copies(tables, {row.id})
 
 
 def delete_layers(
@@ -299,3 +260,12 @@ def delete_layers(
     for row in rows:
         mounting.unmount_fully(engine, tables, row)
     engine.layers.remove(tables.layers, rows, rubbish, release)
+
+
+def forget_copies(tables: Tables, ids: set[str]) -> None:
+    """Take layers that are gone off the lists of mapped copies."""
+    for editor in tables.own_images():
+        for image in list(editor.rows):
+            mapped = image.document.get("mapped-layers") or []
+            if not ids.isdisjoint(mapped):
+                editor.change(image, {"mapped-layers": [id for id in mapped if id not in ids]})
