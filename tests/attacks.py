@@ -157,7 +157,7 @@ class Attack:
             libc.unshare(libc.CLONE_NEWNS | (libc.CLONE_NEWUSER if in_userns else 0))
             os.write(ready, b"x")
             os.read(go, 1)
-            _make_read_only(self.place, in_userns)
+            make_read_only(self.place, in_userns)
             found = [self._attempt(tar, options) for tar, options in attempts]
             (self.place / "report").write_text(json.dumps(found))
             status = 0
@@ -185,7 +185,7 @@ def attack(request: pytest.FixtureRequest, place: Path, canary: Path) -> Attack:
     return Attack(place, request.param)
 
 
-def _make_read_only(place: Path, in_userns: bool) -> None:
+def make_read_only(place: Path, in_userns: bool) -> None:
     """Everything but `place`, seen from this process."""
     private, slave, recursive, bind, remount, read_only = 1 << 18, 1 << 19, 0x4000, 0x1000, 0x20, 1
     libc.mount(None, "/", None, recursive | (slave if in_userns else private))

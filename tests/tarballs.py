@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Callable
+from typing import Any
 
 import orlop
 
@@ -23,3 +24,26 @@ def tar(*members: str | tuple[str, bytes]) -> io.BytesIO:
             archive.addfile(info, io.BytesIO(data))
     out.seek(0)
     return out
+
+
+def archive(*members: dict[str, Any] | str, owner: int = 0) -> io.BytesIO:
+    """`{"name": ..., fields of TarInfo, data}`; a name alone is a directory."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for member in members:
+            fields = {"name": member, "type": tarfile.DIRTYPE, "mode": 0o755}
+            if isinstance(member, dict):
+                fields = {"mode": 0o644, **member}
+            data = fields.pop("data", b"")
+            info = tarfile.TarInfo(fields.pop("name"))
+            info.uid = info.gid = owner
+            info.size = len(data)
+            for key, value in fields.items():
+                setattr(info, key, value)
+            tar.addfile(info, io.BytesIO(data))
+    out.seek(0)
+    return out
+
+
+def link(name: str, to: str) -> dict[str, Any]:
+    return {"name": name, "type": tarfile.SYMTYPE, "linkname": to}

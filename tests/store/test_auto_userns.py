@@ -7,7 +7,6 @@ import os
 import struct
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from orlop import AutoUserNS, IDMap, IDMappings, errors
 from orlop.model.idset import IDSet
 from orlop.store.userns import cut
 from orlop.system import subids
-from tarballs import Open, tar
+from tarballs import Open, archive, link, tar
 
 WHOLE = "containers:200000:65536"
 
@@ -271,29 +270,6 @@ def image(store: orlop.Store, *layers: io.BytesIO, **more: Any) -> str:
     for layer in layers:
         top = store.layers.put(layer, parent=top).id
     return store.images.create(layer=top, **more).id
-
-
-def archive(*members: dict[str, Any] | str, owner: int = 0) -> io.BytesIO:
-    """`{"name": ..., fields of TarInfo, data}`; a name alone is a directory."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for member in members:
-            fields = {"name": member, "type": tarfile.DIRTYPE, "mode": 0o755}
-            if isinstance(member, dict):
-                fields = {"mode": 0o644, **member}
-            data = fields.pop("data", b"")
-            info = tarfile.TarInfo(fields.pop("name"))
-            info.uid = info.gid = owner
-            info.size = len(data)
-            for key, value in fields.items():
-                setattr(info, key, value)
-            tar.addfile(info, io.BytesIO(data))
-    out.seek(0)
-    return out
-
-
-def link(name: str, to: str) -> dict[str, Any]:
-    return {"name": name, "type": tarfile.SYMTYPE, "linkname": to}
 
 
 def given_out(store: orlop.Store, image: str | None, **options: Any) -> int:

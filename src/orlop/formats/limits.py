@@ -73,9 +73,9 @@ DATA_ITEM_MAX = 256 * MIB
 
 # --- files of images ----------------------------------------------------------------------------------------
 
-ACCOUNTS_FILE_MAX = 16 * MIB
-"""/etc/passwd or /etc/group of an image whose users are counted for an automatic user namespace. A quarter of a
-million users fit. The peers read whatever is there, and more than they have memory if it is sparse."""
+ACCOUNTS_FILE_MAX = 8 * MIB
+"""/etc/passwd or /etc/group of an image whose users are counted for an automatic user namespace. A hundred
+thousand users fit. The peers read whatever is there, and more than they have memory if it is sparse."""
 
 # --- configuration ------------------------------------------------------------------------------------------
 

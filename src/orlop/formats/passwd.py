@@ -44,16 +44,19 @@ class Account(Value):
 
 def users(data: bytes) -> Iterator[Account]:
     """The entries of a passwd file. A line that starts with `#` is one, too: the peers know no comments there."""
-    for line in _lines(data):
-        name, _, uid, gid = _fields(line, 4)
-        yield Account(name, _number(uid), _number(gid))
+    for line in io.BytesIO(data):
+        text = _trimmed(line)
+        if text:
+            name, _, uid, gid = _fields(text, 4)
+            yield Account(name, _number(uid), _number(gid))
 
 
 def groups(data: bytes) -> Iterator[Account]:
     """The entries of a group file, without comments."""
-    for line in _lines(data):
-        if not line.startswith("#"):
-            name, _, gid = _fields(line, 3)
+    for line in io.BytesIO(data):
+        text = _trimmed(line)
+        if text and not text.startswith("#"):
+            name, _, gid = _fields(text, 3)
             yield Account(name, None, _number(gid))
 
 
@@ -63,28 +66,34 @@ def ids_needed(passwd: bytes, group: bytes) -> int:
     An id is compared with the number that is needed so far, not with the highest id so far. So users 1000 and 1001
     need 1001 ids, and a lone root needs none: that is how the peers count.
     """
-    size = 0
-    for entry in users(passwd) if _has_usable_lines(passwd) else ():
-        if entry.name not in _NOT_COUNTED:
-            for id in (entry.uid or 0, entry.gid):
-                if id > size and id != NOBODY:
-                    size = id + 1
-    for entry in groups(group):
-        if entry.name not in _NOT_COUNTED and entry.gid > size and entry.gid != NOBODY:
-            size = entry.gid + 1
+    size = _raised(0, passwd, 4, LINE_MAX)
+    return _raised(size, group, 3, len(group) + 1, comments=True)
+
+
+def _raised(size: int, data: bytes, count: int, line_max: int, *, comments: bool = False) -> int:
+    """The size that is needed when the ids in the fields 2 to `count` of all lines are, too.
+
+    One of the hostile files that this is made for has millions of lines, and somebody waits: no entries are made.
+    """
+    before = size
+    for line in io.BytesIO(data):
+        if len(line) >= line_max and len(line.removesuffix(b"\n")) >= line_max:
+            return before
+        if line.count(b":") < 2:
+            continue  # no numbers, which are 0 then
+        text = _trimmed(line)
+        fields = text.split(":", count)
+        if fields[0] in _NOT_COUNTED or (comments and text[0] == "#"):
+            continue
+        for field in fields[2:count]:
+            id = _number(field)
+            if id > size and id != NOBODY:
+                size = id + 1
     return size
 
 
-def _has_usable_lines(passwd: bytes) -> bool:
-    return all(len(line.removesuffix(b"\n")) < LINE_MAX for line in io.BytesIO(passwd))
-
-
-def _lines(data: bytes) -> Iterator[str]:
-    """One after the other: the lines of a file take several times its size in memory."""
-    for line in io.BytesIO(data):
-        text = line.decode("utf-8", "surrogateescape").strip(_BLANKS)
-        if text:
-            yield text
+def _trimmed(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape").strip(_BLANKS)
 
 
 def _fields(line: str, count: int) -> list[str]:
@@ -98,5 +107,5 @@ def _number(text: str) -> int:
     if not (digits.isascii() and digits.isdigit()):
         return 0
     # Cut: int() refuses thousands of digits. Whoever is past 64 bits is past every id.
-    value = min(int(digits.lstrip("0")[:20] or "0"), _INT64_MAX)
+    value = int(digits) if len(digits) < 19 else min(int(digits.lstrip("0")[:20] or "0"), _INT64_MAX)
     return -value if text[0] == "-" else value
