@@ -33,10 +33,9 @@ _NOTHING = Leaving()
 
 
 def own_images(tables: Tables) -> Iterator[Row]:
-    """The images that are ours, in both tables of a split store; whatever mode they were opened in."""
-    for view in (tables.images, *tables.other_images):
-        if not view.table.read_only:
-            yield from view.rows
+    """The images that are ours, in both tables of a split store."""
+    for view in tables.own_images():
+        yield from view.rows
 
 
 def refuse_if_needed(tables: Tables, row: Row, leaving: Leaving = _NOTHING) -> None:

@@ -124,8 +124,9 @@ class Tables:
         return found
 
     def own_images(self) -> list[Editor]:
-        """The image tables that are ours to change; two in a split store. Opened for writing."""
-        return [view for view in (self.images, *self.other_images) if isinstance(view, Editor)]
+        """The image tables that are ours to change; two in a split store. Views if they were opened for reading."""
+        views: list[Any] = [self.images, *self.other_images]
+        return [view for view in views if not view.table.read_only]
 
     def layer(self, ref: str) -> tuple[View, Row]:
         """As `find_layer`; raises LayerUnknown."""
