@@ -1,6 +1,7 @@
 """Where layers lie, what names them, and what others may have left there."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_lost_short_names_are_made_again(home: Path, layout: Layout) -> None:
     (home / "stray").mkdir()
     assert _ids(layout, directory) == ["b", "a"]
     assert {path.name: path.readlink() for path in (home / "l").iterdir()} == before
+
+
+def test_lost_short_names_of_an_image_store_are_made_again(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "images" / "overlay").mkdir(parents=True)
+    layout = Layout(str(home), "/run", str(tmp_path / "images"), [])
+    directory = _chain(layout, "a", "b")
+    for path in (tmp_path / "images" / "overlay" / "l").iterdir():
+        path.unlink()
+    assert _ids(layout, directory) == ["a"]
 
 
 def test_lost_link_files_are_made_again(home: Path, layout: Layout) -> None:
@@ -149,15 +159,22 @@ def test_the_root_of_a_child_has_the_permissions_of_its_parents(
 
 
 def test_content_that_lies_elsewhere_is_refused(home: Path, layout: Layout) -> None:
-    """composefs, and additional layer stores: what is in `diff` is not what the layer shows."""
+    """Where it is an additional layer store's, what is in `diff` is not what the layer shows."""
     directory = _chain(layout, "a", "b")
-    (home / "a" / "composefs-data").mkdir()
-    with pytest.raises(NotSupported, match="composefs"):
-        layout.lowers(directory)
-    (home / "b" / "diff").rmdir()
-    (home / "b" / "diff").symlink_to("/etc")
-    with pytest.raises(NotSupported, match="additional layer store"):
-        layout.directory("b")
+    (home / "a" / "diff").rmdir()
+    (home / "a" / "diff").symlink_to("/etc")
+    for attempt in (partial(layout.lowers, directory), partial(layout.directory, "a")):
+        with pytest.raises(NotSupported, match="additional layer store"):
+            attempt()
+    (home / "a" / "diff").unlink()
+    with pytest.raises(FileNotFoundError, match="no content"):
+        layout.below(directory)
+
+
+def test_layers_that_are_images_are_told(home: Path, layout: Layout) -> None:
+    directory = _chain(layout, "a", "b", "c")
+    (home / "b" / "composefs-data").mkdir()
+    assert [(each.id, each.is_blob) for each in layout.below(directory)] == [("b", True), ("a", False)]
 
 
 def test_a_depth_that_cannot_be_mounted(home: Path, layout: Layout) -> None:
@@ -172,9 +189,13 @@ def test_older_content_comes_right_behind_its_layer(home: Path, layout: Layout) 
     _chain(layout, "a", "b")
     for name in ("diff1", "diff2", "diff4"):
         (home / "a" / name).mkdir()
-    (lower,) = layout.lowers(str(home / "b"))
+    (home / "b" / "diff1").mkdir()
     link = (home / "a" / "link").read_text()
-    assert lower.contents() == [f"l/{link}", "a/diff1", "a/diff2"]
+    below = layout.below(str(home / "b"))
+    assert [each.place for each in below] == ["b/diff1", f"l/{link}", "a/diff1", "a/diff2"]
+    assert [each.directory for each in below] == [
+        f"{home}/{place}" for place in ("b/diff1", "a/diff", "a/diff1", "a/diff2")
+    ]
 
 
 def test_homes_in_order(tmp_path: Path, home: Path) -> None:
@@ -190,5 +211,5 @@ def test_homes_in_order(tmp_path: Path, home: Path) -> None:
     assert image == str(tmp_path / "images" / "overlay" / "image")
     box = layout.make("box", image, writable=True, owner=None)
     assert box == str(home / "box")
-    assert [lower.directory for lower in layout.lowers(box)] == [image, base]
+    assert [lower.layer for lower in layout.lowers(box)] == [image, base]
     assert layout.ids() == ["box"]

@@ -19,7 +19,7 @@ from orlop.system.descent import Descent, open_unnoticed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -31,21 +31,22 @@ class DirectoryFiles(LayerFiles):
     """The files below one or more directories of our own choosing; the first that has a name counts.
 
     The first directory is opened at once, another one when a name was found in none before it: there may be hundreds.
+    What is no directory is a callable that gives us the files of that place, which are closed with ours.
     """
 
-    def __init__(self, directories: Iterable[str]) -> None:
-        first, *self._others = directories
-        self._places = [_Place(first)]
+    def __init__(self, places: Iterable[str | Callable[[], LayerFiles]]) -> None:
+        first, *self._others = places
+        self._places = [_opened(first)]
 
     def close(self) -> None:
         for place in self._places:
             place.close()
         self._places, self._others = [], []
 
-    def _searched(self) -> Iterator[_Place]:
+    def _searched(self) -> Iterator[LayerFiles]:
         yield from self._places
         while self._others:
-            place = _Place(self._others[0])
+            place = _opened(self._others[0])
             del self._others[0]
             self._places.append(place)
             yield place
@@ -64,7 +65,11 @@ class DirectoryFiles(LayerFiles):
         raise first or ValueError("the files of this layer were closed")
 
 
-class _Place:
+def _opened(place: str | Callable[[], LayerFiles]) -> LayerFiles:
+    return _Place(place) if isinstance(place, str) else place()
+
+
+class _Place(LayerFiles):
     """One directory, with handles of those below it that were asked for last: archives go directory by directory."""
 
     __slots__ = ("_at", "_root")

@@ -63,9 +63,7 @@ class AtomicFile:
 
     def write(self, data: ReadableBuffer) -> None:
         """Append all of `data`."""
-        left = memoryview(data).cast("B")
-        while left:
-            left = left[os.write(self.fd, left) :]
+        write_all(self.fd, data)
 
     def __enter__(self) -> Self:
         # The name of a big-data item may be as long as a file name can be: cut what is only there for people.
@@ -118,6 +116,13 @@ class AtomicFile:
             pass
         except OSError as error:
             reason.add_note(f'the unfinished "{self._temporary}" stays: {error}')
+
+
+def write_all(fd: int, data: ReadableBuffer) -> None:
+    """Write all of `data`, in as many pieces as it takes."""
+    left = memoryview(data).cast("B")
+    while left:
+        left = left[os.write(fd, left) :]
 
 
 def replacing(path: str, *, mode: int = 0o600, durable: bool, temp_dir: str | None = None) -> AtomicFile:

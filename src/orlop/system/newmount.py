@@ -100,11 +100,16 @@ def idmapped(path: str | int, userns_fd: int) -> int:
     """
     fd = clone_tree(path)
     try:
-        libc.mount_setattr(fd, set=libc.MOUNT_ATTR_IDMAP, propagation=mounts.MS_PRIVATE, userns_fd=userns_fd)
+        map_owners(fd, userns_fd)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def map_owners(mount: int, userns_fd: int) -> None:
+    """Have a mount, which was never attached, show owners through the maps of a user namespace."""
+    libc.mount_setattr(mount, set=libc.MOUNT_ATTR_IDMAP, propagation=mounts.MS_PRIVATE, userns_fd=userns_fd)
 
 
 def attach(mount: int, target: int) -> None:

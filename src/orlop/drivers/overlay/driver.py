@@ -1,7 +1,6 @@
 """The overlay driver (`spec/drivers.md` 4): its parts put together into what the store asks of a driver.
 
-LIMIT: no composefs, no staging directories, no additional layer stores. Their names are reserved, and layers that
-need them are refused by name; nothing of them is touched.
+LIMIT: no additional layer stores. Layers that need them are refused by name; nothing of them is touched.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import os
 
 from orlop.drivers import backing
-from orlop.drivers.api import DependsOnLayers, SupportsFiles, SupportsLeftovers
+from orlop.drivers.api import DependsOnLayers, SupportsFiles, SupportsInspection, SupportsLeftovers
 from orlop.drivers.naive import NaiveDiff, log_skipped
-from orlop.drivers.overlay import layout, links, opening, options, probe
+from orlop.drivers.overlay import content, layout, links, opening, options, probe
 from orlop.drivers.overlay.mounting import Mounter
 from orlop.errors import NotSupported
 from orlop.model.idmap import IDENTITY
@@ -19,16 +18,17 @@ from orlop.system import files, mounts, xattrs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from orlop.drivers.api import DriverOptions, LayerFiles, Leftover, SetAside
+    from orlop.drivers.api import DriverOptions, Inspector, LayerFiles, Leftover, SetAside
+    from orlop.drivers.overlay.content import Content
     from orlop.model.changes import Change
     from orlop.model.idmap import IDMappings
     from orlop.stream.pieces import PieceStream
     from orlop.stream.unpack import Unpacker
 
 
-class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
+class Overlay(NaiveDiff, SupportsFiles, SupportsInspection, DependsOnLayers, SupportsLeftovers):
     name = "overlay"
     reserved_ids = layout.RESERVED
 
@@ -141,7 +141,7 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
         by_program = bool(self._options.mount_program)
         answers = (
             ("Supports d_type", True),
-            ("Native Overlay Diff", not by_program and features.native_diff()),
+            ("Native Overlay Diff", self._diffs_natively()),
             ("Using metacopy", not by_program and features.metacopy()),
             ("Supports shifting", self._shifts()),
             ("Supports volatile", by_program or features.volatile()),
@@ -160,7 +160,7 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
         }
         lowers = self._layout.lowers(directory)
         if lowers:
-            found["LowerDir"] = ":".join(f"{lower.directory}/diff" for lower in lowers)
+            found["LowerDir"] = ":".join(lower.directory for lower in lowers)
         return found
 
     # --- seeing the files -------------------------------------------------------------------------------------
@@ -191,17 +191,16 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
         from orlop.drivers.layerfiles import DirectoryFiles
 
         directory = self._directory(id)
-        return DirectoryFiles([f"{directory}/diff", *self._below(directory)])
+        return DirectoryFiles(
+            [_files_of(each) for each in (content.content_of(directory), *self._layout.below(directory))]
+        )
+
+    def inspector(self) -> Inspector:
+        from orlop.drivers.overlay.inspection import OverlayInspector
+
+        return OverlayInspector(self._layout, shown_otherwise=self._options.force_mask is not None)
 
     # --- archives in and out ----------------------------------------------------------------------------------
-
-    def _below(self, directory: str) -> list[str]:
-        """What lies below a layer's upper directory, nearest first."""
-        found = [f"{directory}/{name}" for name in layout.older_contents(directory)]
-        for lower in self._layout.lowers(directory):
-            found.append(f"{lower.directory}/diff")
-            found += [f"{lower.directory}/{name}" for name in layout.older_contents(lower.directory)]
-        return found
 
     def _is_parent(self, directory: str, parent: str | None) -> bool:
         """Whether the upper directory holds the difference to just this layer."""
@@ -209,12 +208,20 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
             self.check_id(parent)
         return self._layout.first_lower(directory) == (self._layout.find(parent) if parent else None)
 
-    def _reads_upper(self, directory: str, parent: str | None) -> bool:
+    def _diffs_natively(self) -> bool:
         return (
-            self._is_parent(directory, parent)
-            and not self._options.mount_program
-            and self._features.native_diff()
+            not (self._options.mount_program or self._options.use_composefs) and self._features.native_diff()
         )
+
+    def _below_upper(self, directory: str, parent: str | None) -> list[str] | None:
+        """The directories below an upper directory that tells what the layer changed; None if it does not tell."""
+        if not self._is_parent(directory, parent) or not self._diffs_natively():
+            return None
+        below = self._layout.below(directory)
+        # Above an image the kernel notes what changed in ways of its own (metacopy, redirect).
+        if any(each.is_blob for each in (content.content_of(directory), *below)):
+            return None
+        return [each.directory for each in below]
 
     def unpacking(
         self,
@@ -226,6 +233,11 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
         keep_fds: Sequence[int] = (),
     ) -> Unpacker:
         directory = self._directory(id)
+        if content.content_of(directory).is_blob:
+            raise NotSupported(
+                f"the layer at {directory} is an image of composefs, to which nothing can be written",
+                path=directory,
+            )
         if not self._is_parent(directory, parent):
             return super().unpacking(id, parent, mappings=mappings, label=label, keep_fds=keep_fds)
         from orlop.drivers.overlay.diffing import UpperUnpacker
@@ -251,7 +263,8 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
         label: str = "",
     ) -> PieceStream:
         directory = self._directory(id)
-        if not self._reads_upper(directory, parent):
+        below = self._below_upper(directory, parent)
+        if below is None:
             return super().diff(id, parent, mappings, parent_mappings, label=label)
         from orlop.stream import pack
         from orlop.stream.pieces import PieceStream
@@ -261,7 +274,7 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
                 f"{directory}/diff",
                 mappings=mappings,
                 whiteouts=self._mark,
-                lowers=self._below(directory),
+                lowers=below,
                 on_skip=log_skipped,
             )
         )
@@ -276,11 +289,12 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
         label: str = "",
     ) -> list[Change]:
         directory = self._directory(id)
-        if not self._reads_upper(directory, parent):
+        below = self._below_upper(directory, parent)
+        if below is None:
             return super().changes(id, parent, mappings, parent_mappings, label=label)
         from orlop.drivers.overlay import diffing
 
-        return diffing.upper_changes(f"{directory}/diff", self._below(directory), self._mark)
+        return diffing.upper_changes(f"{directory}/diff", below, self._mark)
 
     def diff_size(
         self,
@@ -342,3 +356,12 @@ class Overlay(NaiveDiff, SupportsFiles, DependsOnLayers, SupportsLeftovers):
             mounts.unmount(self.home)
         except FileNotFoundError:
             pass  # the disk that it was on is gone
+
+
+def _files_of(piece: Content) -> str | Callable[[], LayerFiles]:
+    def opened() -> LayerFiles:
+        from orlop.drivers.overlay.composefs import BlobFiles
+
+        return BlobFiles(piece)
+
+    return opened if piece.is_blob else piece.directory

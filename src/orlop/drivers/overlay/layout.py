@@ -1,11 +1,10 @@
 """Where the overlay driver keeps what (`spec/drivers.md` 4.1, 4.12, 4.15).
 
     <home>/l/<short name>       symlink to ../<id>/diff: what names a layer in the `lower` file of its children
-    <home>/<id>/diff            what the layer changes; diff1, diff2, ... older content, after re-owning
+    <home>/<id>/diff            what the layer changes, and more (`content`)
     <home>/<id>/link            the short name
     <home>/<id>/lower           `l/<short name>` of every layer below, nearest first, with `:` between them
     <home>/<id>/{work,merged}   for the kernel, and the mount point
-    <home>/<id>/empty           what a layer without a parent has below it
 
 The same in `<image store>/overlay` and in `<additional store>/overlay`, which are other homes.
 
@@ -18,16 +17,17 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
-from orlop.drivers.overlay import links
-from orlop.errors import BadRecords, DuplicateID, LimitExceeded, NotSupported
+from orlop.drivers.overlay import content, links
+from orlop.errors import BadRecords, DuplicateID, LimitExceeded
 from orlop.model.ids import is_component
 from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from orlop.drivers.overlay.content import Content
 
 TEMP_ROOT = "tempdirs"
 """Where layers lie that were set aside; not there unless something is."""
@@ -41,27 +41,7 @@ MAX_DEPTH = 500
 """Layers below one; the kernel takes no more. The peers count the entries of `lower` when they mount."""
 
 _LOWER_LIMIT = 1 << 20
-_OVERRIDE = "user.containers.override_stat"
 _NEW_ROOT = 0o555
-
-
-class Lower:
-    """One layer of somebody's `lower` file, found: the home that it lies in, its short name, its id."""
-
-    __slots__ = ("home", "id", "link")
-
-    def __init__(self, home: str, link: str, id: str) -> None:
-        self.home = home
-        self.link = link
-        self.id = id
-
-    @property
-    def directory(self) -> str:
-        return f"{self.home}/{self.id}"
-
-    def contents(self) -> list[str]:
-        """Its content, newest first, as paths relative to the home; short, for they may be many in one mount."""
-        return [f"l/{self.link}"] + [f"{self.id}/{name}" for name in older_contents(self.directory)]
 
 
 class Layout:
@@ -88,22 +68,17 @@ class Layout:
         """The directory of a layer that can be worked with.
 
         Raises:
-            FileNotFoundError: there is none.
-            NotSupported: its content is kept in a way that this version does not know.
+            FileNotFoundError: there is none, or it has no content.
+            NotSupported: its content lies in an additional layer store.
         """
         found = self.find(id)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "the layer has no directory", f"{self.home}/{id}")
-        check_content(found)
+        content.content_of(found)
         return found
 
     def ids(self) -> list[str]:
-        with os.scandir(self.home) as entries:
-            return [
-                entry.name
-                for entry in entries
-                if entry.name not in RESERVED and entry.is_dir(follow_symlinks=False)
-            ]
+        return _ids(self.home)
 
     def make(
         self,
@@ -123,7 +98,7 @@ class Layout:
         mode = _NEW_ROOT
         lower = None
         if parent is not None:
-            found, mode = _owner_and_mode(f"{parent}/diff", force_mask is not None)
+            found, mode = content.owner_and_mode(f"{parent}/diff", force_mask is not None)
             owner = owner or found
             # Not the sticky or setgid bits, and never writable for others: so it comes out, with the usual umask,
             # where the peers' umask has its say.
@@ -138,15 +113,15 @@ class Layout:
             raise DuplicateID(f'layer "{id}" lies at {directory} already', id=id, path=directory) from None
         link = None
         try:
-            _settle(directory, 0o700, owner)
+            content.settle(directory, 0o700, owner)
             if prepare is not None:
                 prepare(directory)
-            make_content(f"{directory}/diff", mode, owner, force_mask)
+            content.make(f"{directory}/diff", mode, owner, force_mask)
             link = links.make(home, id)
             _write_new(f"{directory}/link", link)
             for name in ("work", "merged") if lower else ("work", "merged", "empty"):
                 os.mkdir(f"{directory}/{name}", 0o700)
-                _settle(f"{directory}/{name}", 0o700, owner)
+                content.settle(f"{directory}/{name}", 0o700, owner)
             if lower:
                 _write_new(f"{directory}/lower", lower)
         except BaseException as error:
@@ -156,11 +131,15 @@ class Layout:
 
     # --- names ------------------------------------------------------------------------------------------------
 
+    def _recover_links(self) -> None:
+        for home in self.own:
+            links.recover(home, _ids(home))
+
     def link_of(self, directory: str) -> str:
         """The short name of a layer, which is made good if it got lost."""
         link = links.read(directory)
         if link is None:
-            links.recover(self.home, self.ids())
+            self._recover_links()
             link = links.read(directory)
             if link is None:
                 raise FileNotFoundError(errno.ENOENT, "the layer has no short name", f"{directory}/link")
@@ -179,8 +158,8 @@ class Layout:
                 raise BadRecords(f"{path} lists {entry[:80]!r}: wanted l/<short name>", path=path)
         return entries
 
-    def lowers(self, directory: str) -> list[Lower]:
-        """The layers below one, nearest first.
+    def lowers(self, directory: str) -> list[Content]:
+        """The contents of the layers below one, nearest first, without older ones.
 
         Raises:
             LimitExceeded: more than the kernel takes.
@@ -194,22 +173,25 @@ class Layout:
                 peer="max depth exceeded",
                 depth=len(entries),
             )
-        found = []
-        for entry in entries:
-            lower = self._resolve(entry[2:])
-            check_content(lower.directory)
-            found.append(lower)
+        return [content.content_of(self._resolve(entry[2:]), entry[2:]) for entry in entries]
+
+    def below(self, directory: str) -> list[Content]:
+        """All that is below a layer's own content, nearest first. Raises as `lowers` does."""
+        found = content.content_of(directory).older()
+        for lower in self.lowers(directory):
+            found += [lower, *lower.older()]
         return found
 
     def first_lower(self, directory: str) -> str | None:
         """The directory of the layer right below one."""
         entries = self.entries(directory)
-        return self._resolve(entries[0][2:]).directory if entries else None
+        return self._resolve(entries[0][2:]) if entries else None
 
-    def _resolve(self, link: str) -> Lower:
+    def _resolve(self, link: str) -> str:
+        """The directory of the layer with a short name."""
         found = self._look_for(link)
         if found is None:
-            links.recover(self.home, self.ids())
+            self._recover_links()
             found = self._look_for(link)
         if found is None:
             raise FileNotFoundError(
@@ -217,7 +199,7 @@ class Layout:
             )
         return found
 
-    def _look_for(self, link: str) -> Lower | None:
+    def _look_for(self, link: str) -> str | None:
         for home in self.homes:
             try:
                 target = os.readlink(f"{home}/l/{link}")
@@ -227,77 +209,23 @@ class Layout:
             if id is None:
                 path = f"{home}/l/{link}"
                 raise BadRecords(f"{path} leads to {target!r}: wanted ../<id>/diff", path=path)
-            return Lower(home, link, id)
+            return f"{home}/{id}"
         return None
 
 
-# --- content ------------------------------------------------------------------------------------------------
-
-
-def check_content(directory: str) -> None:
-    """Refuse a layer whose content is not simply the files in its `diff`.
-
-    `diff` is a symlink where an additional layer store has the content, and holds files named by digest where
-    composefs has the names.
-    """
-    try:
-        status = os.lstat(f"{directory}/diff")
-    except FileNotFoundError as error:
-        error.strerror = "the layer has no content"
-        raise
-    if not stat.S_ISDIR(status.st_mode) or os.path.lexists(f"{directory}/composefs-data"):
-        how = "by composefs" if stat.S_ISDIR(status.st_mode) else "in an additional layer store"
-        raise NotSupported(
-            f"the content of the layer at {directory} is kept {how}, which this version cannot read",
-            path=directory,
-        )
-
-
-def older_contents(directory: str) -> list[str]:
-    """`diff1`, `diff2`, ... as far as there are any: content from before the layer was re-owned, newest first."""
-    return list(_older(directory))
-
-
-def _older(directory: str) -> Iterator[str]:
-    number = 1
-    while os.path.lexists(f"{directory}/diff{number}"):
-        yield f"diff{number}"
-        number += 1
-
-
-def make_content(path: str, mode: int, owner: tuple[int, int], force_mask: int | None) -> None:
-    """Make an empty `diff`. With a force mask the real owner and mode go to an attribute."""
-    os.mkdir(path, 0o700)
-    _settle(path, mode if force_mask is None else force_mask, owner)
-    if force_mask is not None:
-        override = f"{owner[0]}:{owner[1]}:{mode:04o}:dir"
-        os.setxattr(path, _OVERRIDE, override.encode(), follow_symlinks=False)
-
-
-def _owner_and_mode(path: str, overridden: bool) -> tuple[tuple[int, int], int]:
-    """Of a layer's root. The attribute counts only in a store with a force mask: else a container may have set it."""
-    status = os.lstat(path)
-    if overridden:
-        try:
-            uid, gid, mode = os.getxattr(path, _OVERRIDE, follow_symlinks=False).split(b":")[:3]
-            return (int(uid), int(gid)), int(mode, 8)
-        except (OSError, ValueError):
-            pass  # made before there was a force mask
-    return (status.st_uid, status.st_gid), stat.S_IMODE(status.st_mode)
-
-
-def _settle(path: str, mode: int, owner: tuple[int, int]) -> None:
-    """Owner and mode of a directory just made: not what umask, or a setgid directory above, made of them."""
-    os.chown(path, *owner, follow_symlinks=False)
-    os.chmod(path, mode)
+def _ids(home: str) -> list[str]:
+    with os.scandir(home) as entries:
+        return [
+            entry.name
+            for entry in entries
+            if entry.name not in RESERVED and entry.is_dir(follow_symlinks=False)
+        ]
 
 
 def _write_new(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        data = os.fsencode(text)
-        while data:
-            data = data[os.write(fd, data) :]
+        files.write_all(fd, os.fsencode(text))
         os.fchmod(fd, 0o644)
     finally:
         os.close(fd)

@@ -70,7 +70,7 @@ def recover(home: str, ids: Iterable[str]) -> None:
     What cannot be put right is logged, and matters only to the layers that need it: the peers have one stray
     directory fail whatever needed a short name.
     """
-    problems: list[str] = []
+    told: list[str] = []
     files.make_dirs(f"{home}/l", 0o755)
     for id in ids:
         link = read(f"{home}/{id}")
@@ -78,6 +78,7 @@ def recover(home: str, ids: Iterable[str]) -> None:
             continue  # perhaps the other way round, below
         try:
             os.symlink(f"../{id}/diff", f"{home}/l/{link}")
+            told.append(f"{home}/l/{link} was missing, and was made again")
         except FileExistsError:
             pass
     for name in os.listdir(f"{home}/l"):
@@ -87,14 +88,13 @@ def recover(home: str, ids: Iterable[str]) -> None:
             owner = id_of(target)
             if owner is None:
                 os.unlink(path)
-                problems.append(f"{path} led to {target!r}, and was removed")
+                told.append(f"{path} led to {target!r}, and was removed")
             elif read(f"{home}/{owner}") is None and os.path.isdir(f"{home}/{owner}"):
                 files.write_atomic(f"{home}/{owner}/link", os.fsencode(name), mode=0o644, durable=False)
+                told.append(f"{home}/{owner}/link was missing, and was made again")
         except OSError as error:
-            problems.append(f"{path}: {error.strerror}")
+            told.append(f"{path}: {error.strerror}")
     import logging
 
-    log = logging.getLogger(__name__)
-    log.warning("a short name of %s was missing; those that could be told were made again", home)
-    for problem in problems:
-        log.warning("%s", problem)
+    for each in told:
+        logging.getLogger(__name__).warning("%s", each)

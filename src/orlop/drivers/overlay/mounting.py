@@ -1,4 +1,4 @@
-"""Making layers visible, and undoing it (`spec/drivers.md` 1.2, 4.6 to 4.8).
+"""Making layers visible, and undoing it (`spec/drivers.md` 1.2, 4.6 to 4.8, 4.16).
 
 Rule 1: A layer of home is mounted on `<id>/merged`. One that lies elsewhere is mounted read-only, in the run home:
         nothing is ever made in another store.
@@ -13,20 +13,24 @@ import _thread
 import errno
 import os
 
-from orlop.drivers.overlay import layout, program
+from orlop.drivers.overlay import below, content, program
+from orlop.errors import NotSupported
 from orlop.model.idmap import IDENTITY
-from orlop.system import files, mounts, overlayfs, userns
+from orlop.system import files, mounts, overlayfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orlop.drivers.overlay.layout import Layout, Lower
+    from orlop.drivers.overlay.content import Content
+    from orlop.drivers.overlay.layout import Layout
     from orlop.drivers.overlay.options import OverlayOptions
     from orlop.drivers.overlay.probe import Features
     from orlop.model.idmap import IDMappings
 
 _METACOPY = "metacopy=on"
+_FOR_BLOBS = [_METACOPY, "redirect_dir=on"]
+"""By which overlay finds the data of what is in an image."""
 
 
 class Counter:
@@ -105,7 +109,7 @@ class Mounter:
             self._counter.forget(point)
         elif self._counter.add(point, -1) > 0:
             return
-        _detach_leaked(f"{directory}/mapped")
+        below.clear(os.path.dirname(point), remove=not point.startswith(directory))
         try:
             if self._options.mount_program:
                 program.unmount(point)
@@ -143,107 +147,79 @@ class Mounter:
     def _mount(
         self, directory: str, point: str, label: str, mappings: IDMappings, words: list[str], volatile: bool
     ) -> None:
-        lowers = self._layout.lowers(directory)
+        own = content.content_of(directory)
+        under = self._layout.below(directory)
         writable = "ro" not in words and point.startswith(directory)
-        mount_program = self._options.mount_program
-        if not mount_program and self._rootless:
+        by_program = self._options.mount_program
+        if own.is_blob or any(lower.is_blob for lower in under):
+            self._check_blobs(own, writable)
+            words = [*words, *_FOR_BLOBS]
+        if not by_program and self._rootless:
             words = [*words, "userxattr"]
-        if volatile and "volatile" not in words and (mount_program or self._features.volatile()):
+        if volatile and "volatile" not in words and (by_program or self._features.volatile()):
             words = [*words, "volatile"]
         flags, text = mounts.split_options(",".join(words))
         data = text.split(",") if text else []
-        upper, work = f"{directory}/diff", f"{directory}/work"
-        if mappings and writable:
+        upper, work = (own.directory, f"{directory}/work") if writable else (None, None)
+        if upper and mappings:
             _own(upper, mappings.root())
-        if writable and os.path.lexists(f"{work}/work/incompat/volatile"):
+        if work and os.path.lexists(f"{work}/work/incompat/volatile"):
             # The kernel refuses to go on where it was not told to write everything; we were.
             files.remove_tree(f"{work}/work/incompat/volatile")
-        if mount_program:
-            below = _paths(directory, lowers)
-            program.mount(
-                mount_program,
-                point,
-                home=self._layout.home,
-                lowers=below if writable else [upper, *below],
-                upper=upper if writable else None,
-                work=work if writable else None,
-                data=data,
-                mappings=mappings,
-                force_mask=self._options.force_mask is not None,
-                label=label,
-            )
-            return
-        with _Below(directory, lowers, mappings) as below_it:
+        if not under:
+            under = [content.Content(own.home, own.id, "empty")]
+        with below.Below(
+            None if writable else own, under, IDENTITY if by_program else mappings, os.path.dirname(point)
+        ) as layers:
+            if by_program:
+                program.mount(
+                    by_program,
+                    point,
+                    home=self._layout.home,
+                    lowers=[str(layer) for layer in layers.layers],
+                    upper=upper,
+                    work=work,
+                    data=data,
+                    mappings=mappings,
+                    force_mask=self._options.force_mask is not None,
+                    label=label,
+                )
+                return
+            apart = not layers.data or self._features.data_only_layers()
+            if not apart and len(layers.data) > 1:
+                # In each image are whiteouts for where the data of others would be looked for.
+                raise NotSupported(
+                    f"{len(layers.data)} images of composefs are below {point}, which takes a kernel with data-only "
+                    "layers (Linux 6.5)",
+                    path=directory,
+                )
             overlayfs.mount(
                 point,
-                lowers=below_it.layers if writable else [upper, *below_it.layers],
-                upper=upper if writable else None,
-                work=work if writable else None,
+                lowers=layers.layers if apart else layers.layers + layers.data,
+                data_only=layers.data if apart else (),
+                upper=upper,
+                work=work,
                 flags=flags,
                 data=data,
                 label=label,
                 home=self._layout.home,
-                detached=below_it.detached,
+                detached=layers.detached,
             )
 
-
-# --- what lies below ----------------------------------------------------------------------------------------
-
-
-def _contents(directory: str, lowers: Sequence[Lower]) -> list[tuple[str, str]]:
-    """(home, path in it) of all that lies below a layer's upper directory, nearest first."""
-    home, id = os.path.split(directory)
-    found = [(home, f"{id}/{name}") for name in layout.older_contents(directory)]
-    for lower in lowers:
-        found += [(lower.home, path) for path in lower.contents()]
-    return found or [(home, f"{id}/empty")]
-
-
-def _paths(directory: str, lowers: Sequence[Lower]) -> list[str]:
-    return [f"{home}/{path}" for home, path in _contents(directory, lowers)]
-
-
-class _Below:
-    """A block with the lower layers of a mount: paths, or with `mappings` handles on id-mapped views of the homes.
-
-    Overlay keeps references of its own, so the views end with the block.
-    """
-
-    def __init__(self, directory: str, lowers: Sequence[Lower], mappings: IDMappings) -> None:
-        self._directory = directory
-        self._lowers = lowers
-        self._mappings = mappings
-        self._open: list[int] = []
-        self.layers: list[str | int] = []
-        self.detached: list[tuple[int, str]] = []
-
-    def __enter__(self) -> _Below:
-        if not self._mappings:
-            self.layers += _paths(self._directory, self._lowers)
-            return self
-        from orlop.system import newmount
-
-        views: dict[str, int] = {}
-        try:
-            with userns.namespace_for(self._mappings) as names:
-                for home, path in _contents(self._directory, self._lowers):
-                    if home not in views:
-                        views[home] = newmount.idmapped(home, names.fd)
-                        self._open.append(views[home])
-                        # Where they hang in the meantime on kernels that want them to; peers clean up there.
-                        self.detached.append((views[home], f"{self._directory}/mapped/{len(self.detached)}"))
-                    layer = os.open(path, newmount.DIRECTORY, dir_fd=views[home])
-                    self._open.append(layer)
-                    self.layers.append(layer)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for fd in self._open:
-            os.close(fd)
-        self._open.clear()
+    def _check_blobs(self, own: Content, writable: bool) -> None:
+        """Raise `NotSupported` where images of composefs cannot be among the layers."""
+        if own.is_blob and writable:
+            raise NotSupported(
+                f"the layer at {own.layer} is an image of composefs, to which nothing can be written",
+                peer="cannot mount a composefs layer as writeable",
+                path=own.layer,
+            )
+        if self._options.mount_program or self._rootless:
+            who = self._options.mount_program or "an ordinary user"
+            raise NotSupported(
+                f"the layer at {own.layer} is made of images of composefs, which {who} cannot mount",
+                path=own.layer,
+            )
 
 
 # --- mount points -------------------------------------------------------------------------------------------
@@ -299,16 +275,6 @@ def _remove_point(point: str) -> None:
                 raise
             mounts.unmount_below(path)  # somebody mounted something upon ours
             os.rmdir(path)
-
-
-def _detach_leaked(directory: str) -> None:
-    """Id-mapped views that hang on directories until a mount is made, and stay if whoever made it died."""
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return
-    for name in names:
-        mounts.unmount(f"{directory}/{name}")
 
 
 def _own(path: str, owner: tuple[int, int]) -> None:

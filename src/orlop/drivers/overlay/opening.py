@@ -39,7 +39,7 @@ def open_home(
     Raises:
         DriverNotSupported, IncompatibleFilesystem: it does not work here, and no mount program is installed.
         NotSupported: the layers that are there need one.
-        ConfigError: limits are configured where none can be had.
+        ConfigError: limits are configured where none can be had, or composefs without its program.
     """
     home = settings.home
     for each in layout.own:
@@ -55,6 +55,8 @@ def open_home(
             if not chosen.mount_program:
                 _forget(home)
                 raise refusal
+    if chosen.use_composefs:
+        _require_composefs(settings)
     if chosen.mount_program:
         program.keep_needed(home, True)
         if settings.rootless and chosen.force_mask is None and backing.is_network(magic):
@@ -86,6 +88,17 @@ def _refusal(settings: DriverOptions, features: Features, magic: int) -> NotSupp
     except NotSupported as error:
         return error
     return None
+
+
+def _require_composefs(settings: DriverOptions) -> None:
+    if settings.rootless:
+        raise NotSupported(
+            f"use_composefs is for the host's root, and {settings.home} is an ordinary user's",
+            peer="composefs is not supported in user namespaces",
+        )
+    from orlop.drivers.overlay import composefs
+
+    composefs.require_program()
 
 
 def _forget(home: str) -> None:

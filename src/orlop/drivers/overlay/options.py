@@ -31,6 +31,7 @@ class OverlayOptions:
     image_stores    additional stores, roots
     mount_program   mounts instead of the kernel; "" if none
     force_mask      the mode of every file, the real one going to an attribute; None: no such thing
+    use_composefs   new layers are kept as images, where whoever makes them can
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class OverlayOptions:
         "mountopt",
         "size_bytes",
         "skip_mount_home",
+        "use_composefs",
     )
 
     def __init__(self) -> None:
@@ -53,6 +55,7 @@ class OverlayOptions:
         self.ignore_chown_errors = False
         self.mount_program = ""
         self.force_mask: int | None = None
+        self.use_composefs = False
 
     @property
     def mount_options(self) -> list[str]:
@@ -114,12 +117,14 @@ def _layer_stores(found: OverlayOptions, option: Option) -> None:
             )
         paths.append(path)
     if _directories(paths, "additionallayerstore path", "additionallayerstore dir"):
-        raise _not_yet("additional layer stores", option)
+        raise NotSupported(
+            f'storage option "{option.given}" asks for additional layer stores, which this version does not have',
+            option=option.given,
+        )
 
 
 def _composefs(found: OverlayOptions, option: Option) -> None:
-    if parse_boolean(option):
-        raise _not_yet("composefs", option)
+    found.use_composefs = parse_boolean(option)
 
 
 def _skip_mount_home(found: OverlayOptions, option: Option) -> None:
@@ -238,10 +243,3 @@ def _stat_failed(path: str, error: OSError) -> str:
     """A failed stat in the peers' words."""
     said = error.strerror or ""
     return f"stat {path}: {said[:1].lower()}{said[1:]}"
-
-
-def _not_yet(what: str, option: Option) -> NotSupported:
-    return NotSupported(
-        f'storage option "{option.given}" asks for {what}, which this version does not have',
-        option=option.given,
-    )

@@ -89,6 +89,10 @@ class Features:
         """Whether lower directories may lie on id-mapped mounts."""
         return os.geteuid() == 0 and self._asked("idmapped-lower-dir", self._try_idmapped)
 
+    def data_only_layers(self) -> bool:
+        """Whether layers may hold data that is seen through others only."""
+        return self._asked("dataonly-layers", self._try_data_only)
+
     # --- kept answers -----------------------------------------------------------------------------------------
 
     def _asked(self, feature: str, attempt: Callable[[], tuple[bool, str]]) -> bool:
@@ -211,6 +215,14 @@ class Features:
         except OSError:
             return False
 
+    def _try_data_only(self) -> tuple[bool, str]:
+        try:
+            with self._trial("lower", "data", "upper", options=False) as trial:
+                trial.mount("lower", data_only="data", upper="upper", more=("metacopy=on",))
+                return True, ""
+        except OSError:
+            return False, ""
+
     def _try_idmapped(self) -> tuple[bool, str]:
         from orlop.system import newmount
 
@@ -279,6 +291,7 @@ class _Trial:
         self,
         *lowers: str | int,
         upper: str,
+        data_only: str = "",
         label: str = "",
         more: Sequence[str] = (),
         detached: Sequence[tuple[int, str]] = (),
@@ -287,6 +300,7 @@ class _Trial:
         overlayfs.mount(
             self.path("merged"),
             lowers=[lower if isinstance(lower, int) else self.path(lower) for lower in lowers],
+            data_only=[self.path(data_only)] if data_only else (),
             upper=self.path(upper),
             work=self.path("work"),
             flags=flags,

@@ -14,12 +14,13 @@ from orlop.system import files, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from orlop.model.idmap import IDMap, IDMappings
 
 NAME = "fuse-overlayfs"
 _UNMOUNTERS = ("fusermount3", "fusermount")
+_MESSAGES = 1 << 16
 _SPECIAL = frozenset(':,\\"')
 
 
@@ -61,7 +62,7 @@ def mount(
     if label:
         words.append(f'context="{label}"')
     # The words may be longer than one argument can be only with some 700 layers, which the depth forbids.
-    _run([program, "-o", ",".join(words), point], directory=home)
+    run([program, "-o", ",".join(words), point], directory=home)
 
 
 def _mapping(kind: str, maps: tuple[IDMap, ...]) -> list[str]:
@@ -77,7 +78,7 @@ def unmount(point: str) -> None:
         path = look_for(name)
         if path:
             try:
-                _run([path, "-u", point])
+                run([path, "-u", point])
                 return
             except OSError:
                 continue  # not mounted, or not by us: the next, or the kernel, will tell
@@ -88,13 +89,42 @@ def unmount(point: str) -> None:
     mounts.unmount(point)
 
 
-def _run(argv: list[str], *, directory: str | None = None) -> None:
+def run(
+    argv: list[str],
+    *,
+    directory: str | None = None,
+    text: Iterable[bytes] | None = None,
+    output: int | None = None,
+) -> None:
+    """Run a program, which reads `text` and writes to the file `output`, and wait for its end.
+
+    Raises `OSError` with what it had to say, if it fails. Its messages go to a file, not to a pipe: what a program
+    leaves running in the background may keep one open.
+    """
     import subprocess
 
-    done = subprocess.run(argv, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip() or f"exit status {done.returncode}"
-        raise OSError(None, f"{argv[0]} failed: {said}")
+    with open(os.memfd_create("messages"), "w+b", buffering=0) as messages:
+        with subprocess.Popen(
+            argv,
+            bufsize=0,
+            cwd=directory,
+            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
+            stdout=subprocess.DEVNULL if output is None else output,
+            stderr=messages,
+        ) as process:
+            try:
+                for piece in text or ():
+                    assert process.stdin is not None
+                    files.write_all(process.stdin.fileno(), piece)
+            except BrokenPipeError:
+                pass  # it ended early, and will have said why
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            messages.seek(0)
+            said = messages.read(_MESSAGES).decode("utf-8", "replace").strip()
+            raise OSError(None, f"{argv[0]} failed: {said or f'exit status {process.returncode}'}")
 
 
 # --- traces of a mount program ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from orlop.drivers.overlay import layout
+from orlop.drivers.overlay import content
 
 
 def rotate(directory: str, owner: tuple[int, int], force_mask: int | None) -> None:
@@ -18,7 +18,7 @@ def rotate(directory: str, owner: tuple[int, int], force_mask: int | None) -> No
     from orlop.system import files
 
     mode = stat.S_IMODE(os.lstat(f"{directory}/diff").st_mode)
-    older = ["diff", *layout.older_contents(directory)]
+    older = ["diff", *content.older(directory)]
     for number, name in reversed(list(enumerate(older, 1))):
         os.rename(f"{directory}/{name}", f"{directory}/diff{number}")
     # What the kernel keeps in there belongs to the content that it was mounted with.
@@ -26,4 +26,4 @@ def rotate(directory: str, owner: tuple[int, int], force_mask: int | None) -> No
     os.mkdir(f"{directory}/work", 0o700)
     os.chown(f"{directory}/work", *owner, follow_symlinks=False)
     os.chmod(f"{directory}/work", 0o555)
-    layout.make_content(f"{directory}/diff", mode, owner, force_mask)
+    content.make(f"{directory}/diff", mode, owner, force_mask)
