@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orlop.model.plan import Outcome, Plan
     from orlop.model.report import UsageReport
     from orlop.store.engine import Engine
 
@@ -48,6 +49,62 @@ class Upkeep:
         from orlop.store import usage
 
         return usage.measure(self._engine, progress)
+
+    # --- plans --------------------------------------------------------------------------------------------
+
+    def plan_delete(self, *refs: str) -> Plan:
+        """What would go if these containers, images and layers were deleted, all at once; nothing is changed.
+
+        A container goes with its layer, an image with the layers that nothing else needs; `keeps` says which layers
+        stay, and why. Of each reference containers are looked through first, then images, then layers.
+
+        Raises:
+            LayerUnknown: nothing of this store is called that.
+            ImageUsedByContainer, LayerHasChildren, LayerUsedByImage, LayerUsedByContainer: by one not asked for.
+        """
+        from orlop.store import deleting
+
+        return deleting.plan_delete(self._engine, refs)
+
+    def plan_wipe(self) -> Plan:
+        """What `wipe` would delete; nothing is changed."""
+        from orlop.store import deleting
+
+        return deleting.plan_wipe(self._engine)
+
+    def plan_gc(self) -> Plan:
+        """What a collection of garbage would take away, and what looks like garbage and stays; nothing is changed.
+
+        Raises:
+            BadRecords: a table is lost or cannot be read; beside such a one nothing is garbage.
+        """
+        from orlop.store import gc
+
+        return gc.plan(self._engine)
+
+    def apply(self, plan: Plan, progress: Callable[[object], object] | None = None) -> Outcome:
+        """Do what a plan says, and nothing else. `progress` gets `events.StepDone` and `events.StepFailed`.
+
+        Raises:
+            PlanOutdated: the store is not as it was when the plan was made; nothing was done.
+            BadRecords, StorageError: as the verb that made the plan.
+        """
+        from orlop.store import plan as plans
+
+        return plans.apply(self._engine, plan, progress)
+
+    def gc(self, *, dry_run: bool = False, progress: Callable[[object], object] | None = None) -> Outcome:
+        """Take away what belongs to nothing: layers and data without records, and what dead processes left.
+
+        All of it is tried; what could not be taken away is in `failed`. `dry_run` says what would be done. What is
+        mounted, or in use by a running operation, is never touched (`spec/records.md` 25, docs/decisions/plans.md).
+
+        Raises:
+            BadRecords: a table is lost or cannot be read; nothing was collected.
+        """
+        from orlop.store import gc
+
+        return gc.collect(self._engine, dry_run=dry_run, progress=progress)
 
     def shutdown(self, *, force: bool = False) -> list[str]:
         """Undo what opening the driver did to the machine; the ids of layers that were mounted.

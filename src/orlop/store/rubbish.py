@@ -1,0 +1,366 @@
+"""What lies in the directories of a store and belongs to nothing, and what looks so and has to stay.
+
+Rules
+1. Beside a table that was lost or cannot be read nothing is rubbish (P11).
+2. Locks decide, not ages: `storage.lock` and all tables are held. What has a lock of its own (a partial pull, a
+   removal) is in use as long as somebody holds that.
+3. What a damaged record mentions stays, for nobody knows what that record would say.
+4. If a record needs a layer that lies there without a record, records were lost, and which others nobody knows: then
+   every layer stays.
+5. What is mounted stays. LIMIT: mounts of other mount namespaces are not seen, as with the peers.
+6. Beside records only names are touched that a program made up (64 hex digits), and no symlinks.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from orlop.drivers.api import DependsOnLayers, SupportsLeftovers
+from orlop.errors import Conflict, NotSupported, PlanOutdated, StorageError
+from orlop.model.ids import looks_generated
+from orlop.model.plan import Kept, Step
+from orlop.records import trash
+from orlop.store import othermode
+from orlop.system import files, mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from orlop.drivers.api import Driver, Leftover
+    from orlop.records.blocks import View
+    from orlop.records.table import Table
+    from orlop.records.trash import Trash
+    from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
+
+    Take = Callable[[Trash], object]
+
+_TAR_SPLIT = ".tar-split.gz"
+
+
+class Find:
+    """One piece of garbage: the step, all its paths, and how it is taken away under the locks."""
+
+    __slots__ = ("paths", "step", "take")
+
+    def __init__(self, step: Step, paths: list[str], take: Take) -> None:
+        self.step = step
+        self.paths = paths
+        self.take = take
+
+
+class Search:
+    """Looks through the store when it is made; `storage.lock` and the tables are held, in either mode."""
+
+    def __init__(self, engine: Engine, tables: Tables) -> None:
+        self.finds: list[Find] = []
+        self.keeps: list[Kept] = []
+        self._engine = engine
+        self._tables = tables
+        self._driver = engine.ready_driver
+        self._images: list[View] = [tables.images, *tables.other_images]
+        self._own: list[Table] = [engine.layers, engine.containers]
+        self._own += [view.table for view in self._images if not view.table.read_only]
+        for table in self._own:
+            table.require_trust()
+        self._views: dict[str, list[View]] = {
+            "layer": [tables.layers],
+            "image": self._images,
+            "container": [tables.containers],
+        }
+        self._elsewhere = othermode.ids(engine)
+        self._mounts = mounts.mount_table()
+        self._stuck: set[str] = set()  # layers without a record that stay
+        self._lost: str | None = None
+        self._rubbish_of_processes()
+        self._directories("container", [engine.containers.directory])
+        places = [view.table.directory for view in self._images if not view.table.read_only]
+        self._directories("image", list(dict.fromkeys([*places, engine.place("images")])))
+        self._layers()
+        self._beside_layers()
+        self._leftovers()
+
+    # --- results ------------------------------------------------------------------------------------------
+
+    def matching(self, steps: Iterable[Step]) -> Iterator[tuple[Step, Find | None]]:
+        """The steps that still make sense; None for what went away when the tables were loaded."""
+        finds = {find.step.target: find for find in self.finds}
+        for step in steps:
+            find = finds.get(step.target)
+            if find is not None or not os.path.lexists(step.path):
+                yield step, find
+
+    def require(self, steps: Iterable[Step]) -> None:
+        """Refuse a plan of which something is no garbage any more."""
+        finds = {find.step.target for find in self.finds}
+        for step in steps:
+            if step.target not in finds and os.path.lexists(step.path):
+                kept = next((kept.reason for kept in self.keeps if kept.path == step.path), "it is in use")
+                raise PlanOutdated(
+                    f"the plan was to remove {step.path}, but now {kept}; nothing was done, make a new plan",
+                    path=step.path,
+                    reason=kept,
+                )
+
+    def _add(
+        self,
+        kind: str,
+        path: str,
+        reason: str,
+        *,
+        id: str = "",
+        paths: list[str] | None = None,
+        take: Take | None = None,
+    ) -> None:
+        """A candidate; kept if it is not what it should be, or something is mounted there."""
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+        held = _wrong_kind(kind, status) or self._mounted(path)
+        if held:
+            self.keeps.append(Kept(kind, id, path, held))
+            return
+        age = max(time.time() - status.st_mtime, 0.0)
+        step = Step("remove", kind, id, path, age_seconds=age, reason=reason)
+        self.finds.append(Find(step, paths or [path], take or _setting_aside(path)))
+
+    def _mounted(self, path: str) -> str:
+        directory, name = os.path.split(path)
+        at = os.path.join(os.path.realpath(directory), name)
+        for mount in self._mounts:
+            if mount.point == at or mount.point.startswith(at + "/"):
+                return f"something is mounted at {mount.point}"
+        return ""
+
+    # --- what dead processes left -------------------------------------------------------------------------
+
+    def _rubbish_of_processes(self) -> None:
+        for root in self._engine.layers.trash_roots():
+            for path in _abandoned(root):
+                self._add(
+                    "directory" if os.path.isdir(path) else "file",
+                    path,
+                    "the process that set it aside is gone",
+                    take=_recovering(root, path),
+                )
+        for table in self._own:
+            beside = [
+                os.path.join(table.directory, name, item)
+                for name in _names(table.directory)
+                if not name.startswith(files.TEMPORARY)
+                for item in _names(os.path.join(table.directory, name))
+                if item.startswith(files.TEMPORARY)
+            ]
+            for path in (*table.temporaries(), *beside):
+                self._add("file", path, "its writer is gone, and never finished it", take=_removing(path))
+
+    # --- directories of records ---------------------------------------------------------------------------
+
+    def _directories(self, noun: str, directories: list[str]) -> None:
+        run = self._engine.place(f"{noun}s", run=True)
+        for directory in (*directories, run):
+            for id in filter(looks_generated, _names(directory)):
+                if self._has_record(noun, id):
+                    continue
+                path = os.path.join(directory, id)
+                doubt = self._doubted(noun, id)
+                if doubt:
+                    self.keeps.append(Kept("directory", id, path, doubt))
+                    continue
+                # The run root is another file system than the trash, as a rule; there is little in it.
+                take = _removing(path) if directory == run else None
+                self._add("directory", path, f"no {noun} has this id", id=id, take=take)
+
+    def _has_record(self, noun: str, id: str) -> bool:
+        return id in self._elsewhere[noun] or any(
+            view.rows.by_id(id) is not None for view in self._views[noun]
+        )
+
+    def _doubted(self, noun: str, id: str) -> str:
+        why = self._tables.doubted(id)
+        if why is not None:
+            return f"a damaged record mentions it: {why}"
+        if noun == "image":
+            damaged = [view.table for view in self._images if view.table.read_only and view.table.damage]
+            if damaged:
+                return f"an image of {damaged[0].directory} may have it, which cannot be read"
+        return ""
+
+    # --- layers -------------------------------------------------------------------------------------------
+
+    def _layers(self) -> None:
+        """Layers of the driver's home without a record. An image store's are not listed, and may be another's."""
+        try:
+            orphans = [id for id in sorted(self._driver.ids()) if not self._has_record("layer", id)]
+        except NotSupported as error:
+            self.keeps.append(
+                Kept("layer", path=self._driver.home, reason=f"the driver cannot list: {error}")
+            )
+            return
+        for id in orphans:
+            places = self._driver.places(id)
+            if not places:
+                continue
+            held = self._doubted("layer", id) or self._lost_records() or self._in_use(places)
+            if held:
+                self._stuck.add(id)
+                self.keeps.append(Kept("layer", id, places[-1], held))
+            else:
+                self._add(
+                    "layer",
+                    places[-1],
+                    "no layer has this id",
+                    id=id,
+                    paths=places,
+                    take=_discarding(self._driver, id),
+                )
+
+    def _lost_records(self) -> str:
+        """A need for a layer that is there and has no record, or one that cannot be told."""
+        if self._lost is None:
+            self._lost = next(self._losses(), "")
+        return self._lost
+
+    def _losses(self) -> Iterator[str]:
+        for what, id in self._needs_in_records():
+            if id and not self._has_record("layer", id) and self._is_there(id):
+                yield f"{what} needs layer {id}, which is there without a record: records were lost"
+        if not isinstance(self._driver, DependsOnLayers):
+            return
+        for row in self._tables.layers.rows:
+            try:
+                needed = self._driver.needs(row.id)
+            except (StorageError, OSError) as error:
+                yield f"what layer {row.id} needs cannot be told: {error}"
+                continue
+            for id in needed:
+                if not self._has_record("layer", id) and self._is_there(id):
+                    yield f"layer {row.id} lies on layer {id}, which is there without a record: records were lost"
+
+    def _needs_in_records(self) -> Iterator[tuple[str, str]]:
+        for row in self._tables.layers.rows:
+            yield f"layer {row.id}", row.document.get("parent") or ""
+        for image in (row for view in self._images for row in view.rows):
+            yield f"image {image.id}", image.document.get("layer") or ""
+            for id in image.document.get("mapped-layers") or ():
+                yield f"image {image.id}", id
+        for row in self._tables.containers.rows:
+            yield f"container {row.id}", row.document.get("layer") or ""
+
+    def _is_there(self, id: str) -> bool:
+        try:
+            return bool(self._driver.places(id))
+        except StorageError:
+            return False  # no id that could be a directory
+
+    def _in_use(self, places: list[str]) -> str:
+        """A mount that shows the layer, or is made of it."""
+        held = self._mounted(places[-1])
+        if held:
+            return held
+        names = {os.path.basename(place) for place in places}
+        for mount in self._mounts:
+            if mount.fstype == "overlay" and not names.isdisjoint(_components(mount.super_options)):
+                return f"the mount at {mount.point} is made of it"
+        return ""
+
+    def _beside_layers(self) -> None:
+        """tar-split files and data of layers without a record, the layer itself being there or not."""
+        table = self._engine.layers
+        orphans = {find.step.id for find in self.finds if find.step.kind == "layer"}
+        for name in _names(table.directory):
+            id = name.removesuffix(_TAR_SPLIT)
+            if id == name and not (looks_generated(name) or name in orphans):
+                continue
+            if (
+                not id
+                or name.startswith(files.TEMPORARY)
+                or id in self._stuck
+                or self._has_record("layer", id)
+            ):
+                continue
+            path = os.path.join(table.directory, name)
+            held = self._doubted("layer", id) or self._lost_records()
+            if not held and id not in orphans and self._is_there(id):
+                held = f"layer {id} is there, in the image store, and its record is missing"
+            if held:
+                self.keeps.append(Kept("directory" if id == name else "file", id, path, held))
+            else:
+                self._add("directory" if id == name else "file", path, "no layer has this id", id=id)
+
+    # --- the driver's own ---------------------------------------------------------------------------------
+
+    def _leftovers(self) -> None:
+        driver = self._driver
+        if not isinstance(driver, SupportsLeftovers):
+            return
+        for leftover in driver.leftovers():
+            if leftover.keep:
+                self.keeps.append(Kept(leftover.kind, "", leftover.path, leftover.reason))
+            else:
+                take = _dropping(driver, leftover)
+                self._add(leftover.kind, leftover.path, leftover.reason, take=take)
+
+
+def _wrong_kind(kind: str, status: os.stat_result) -> str:
+    if stat.S_ISLNK(status.st_mode) != (kind == "link"):
+        return "it is a symbolic link" if kind != "link" else "it is no symbolic link"
+    if kind in ("directory", "layer") and not stat.S_ISDIR(status.st_mode):
+        return "it is no directory"
+    return "it is no file" if kind == "file" and not stat.S_ISREG(status.st_mode) else ""
+
+
+def _names(directory: str) -> list[str]:
+    """The names in a directory, in order; none if it is not there or is none."""
+    try:
+        if stat.S_ISDIR(os.lstat(directory).st_mode):
+            return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        pass
+    return []
+
+
+def _components(options: str) -> set[str]:
+    """The names of which the paths in mount options consist."""
+    for sign in ",=:":
+        options = options.replace(sign, "/")
+    return set(options.split("/"))
+
+
+def _abandoned(root: str) -> list[str]:
+    try:
+        return trash.abandoned(root)
+    except OSError:
+        return []  # the next load says so, too
+
+
+# --- how each kind is taken away ----------------------------------------------------------------------------
+
+
+def _setting_aside(path: str) -> Take:
+    return lambda rubbish: rubbish.set_aside(path)
+
+
+def _removing(path: str) -> Take:
+    return lambda _: files.remove_tree(path)
+
+
+def _discarding(driver: Driver, layer_id: str) -> Take:
+    return lambda rubbish: driver.remove(layer_id, rubbish.set_aside)
+
+
+def _dropping(driver: SupportsLeftovers, leftover: Leftover) -> Take:
+    return lambda rubbish: driver.drop(leftover, rubbish.set_aside)
+
+
+def _recovering(root: str, path: str) -> Take:
+    def take(_: Trash) -> None:
+        problems = trash.recover(root)
+        if os.path.lexists(path):
+            raise problems[0] if problems else Conflict(f"{path} is in use again", path=path)
+
+    return take

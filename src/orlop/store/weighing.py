@@ -1,0 +1,36 @@
+"""What the steps of a plan weigh: figures for people, found without a lock.
+
+A tree that cannot be read weighs nothing: that stops nobody from deleting it.
+"""
+
+from __future__ import annotations
+
+from orlop.model.plan import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orlop.store.engine import Engine
+
+
+def weighed(step: Step, paths: Sequence[str]) -> Step:
+    """The step with the bytes of the disk that its paths take."""
+    from orlop.stream.occupancy import occupied
+
+    try:
+        size = occupied(paths)
+    except OSError:
+        size = 0
+    return Step(step.action, step.kind, step.id, step.path, size, step.age_seconds, step.reason)
+
+
+def freed(engine: Engine, paths: Sequence[str]) -> int:
+    """The bytes of the disk that become free when all these paths go."""
+    from orlop.stream.occupancy import freed_by_removing
+
+    roots = (engine.options.graph_root, engine.options.image_store)
+    try:
+        return freed_by_removing(paths, beside=[root for root in roots if root])
+    except OSError:
+        return 0
