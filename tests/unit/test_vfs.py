@@ -253,6 +253,32 @@ def test_the_label_of_containers_comes_from_the_policy(tmp_path: Path) -> None:
     assert selinux.container_file_label(root=str(tmp_path)) == "a:b:c:s0"
 
 
+def test_a_container_gets_labels_that_no_other_has(tmp_path: Path) -> None:
+    """Not run here with SELinux on: the policy's file is played."""
+    assert selinux.container_labels([], [], root=str(tmp_path)) == ("", "")
+    where = tmp_path / "usr/share/containers/selinux"
+    where.mkdir(parents=True)
+    (where / "contexts").write_text('process = "su:sr:container_t:s0"\nfile = "su:or:container_file_t:s0"\n')
+
+    def labels(*options: str, taken: tuple[str, ...] = ()) -> tuple[str, str]:
+        numbers = iter([9, 3, 7, 7, 5, 1])
+        return selinux.container_labels(options, taken, root=str(tmp_path), choose=lambda: next(numbers))
+
+    assert labels() == ("su:sr:container_t:s0:c3,c9", "su:or:container_file_t:s0:c3,c9")
+    taken = ("", "su:or:container_file_t:s0:c3,c9")
+    assert labels(taken=taken) == ("su:sr:container_t:s0:c1,c5", "su:or:container_file_t:s0:c1,c5")
+    assert labels("type:my_t", "filetype:my_file_t", "level:s1:c0", "user:u", "role:r") == (
+        "u:r:my_t:s1:c0",
+        "u:or:my_file_t:s1:c0",
+    )
+    assert labels("disable") == ("", "su:or:container_file_t:s0")
+    for wrong in ("enable", "kind:x", "type"):
+        with pytest.raises(ValueError, match="SELinux option"):
+            labels(wrong)
+    process, files = selinux.container_labels([], [], root=str(tmp_path))
+    assert process.partition(":s0:")[2] == files.partition(":s0:")[2] != ""
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_new_layer_is_labelled_where_labels_are(
     vfs: Callable[..., VFS], monkeypatch: pytest.MonkeyPatch, fails: bool

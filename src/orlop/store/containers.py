@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import ContainerUnknown, ImageUnknown, NotAContainer
+from orlop.errors import ContainerUnknown, NotAContainer
 from orlop.model.container import Container
 from orlop.model.idmap import IDENTITY, IDMappings
-from orlop.model.timestamp import Timestamp
-from orlop.records import containers as homes
 from orlop.store.directories import Directories
 from orlop.store.tables import READ, WRITE, emptied
 from orlop.system import files
@@ -55,6 +53,7 @@ class Containers(Directories[Container]):
         auto_userns: AutoUserNS | None = None,
         process_label: str = "",
         mount_label: str = "",
+        label_options: Iterable[str] = (),
         mount_options: Iterable[str] = (),
         storage_opt: Mapping[str, str] | None = None,
         data: Mapping[str, bytes] | None = None,
@@ -71,7 +70,9 @@ class Containers(Directories[Container]):
             mappings, host_uids, host_gids: id maps, or none; the image's if not given.
             auto_userns: have maps made of ids that are set aside for containers and that no other container of this
                 store has (`spec/userns.md` 4).
-            process_label, mount_label: SELinux labels; both or neither.
+            process_label, mount_label: SELinux labels; both or neither. Neither: chosen where SELinux is on.
+            label_options: how they are chosen: `disable`, or `type:`, `level:`, ... with a value
+                (`system.selinux.container_labels`).
             mount_options: options of each later mount.
             storage_opt: options for the driver, such as a size.
             data: big-data items to store with it.
@@ -84,6 +85,7 @@ class Containers(Directories[Container]):
             which ids a container has. ValueError: together with maps, or with those of the host.
         """
         from orlop.store import checks
+        from orlop.store.newcontainer import Wanted, make_container
 
         engine = self._engine
         names = tuple(checks.names(names))
@@ -99,116 +101,28 @@ class Containers(Directories[Container]):
             raise ValueError("wanted an automatic user namespace or given id maps; found both")
         mappings = IDMappings(() if host_uids else mappings.uids, () if host_gids else mappings.gids)
         mappings.check_overlaps()
-        volatile = volatile or engine.options.transient
-        record_flags: dict[str, Any] = {
-            **(flags or {}),
-            "ProcessLabel": process_label,
-            "MountLabel": mount_label,
-        }
-        options = list(mount_options)
-        if options:
-            record_flags["MountOpts"] = options
-        if volatile:
-            record_flags["Volatile"] = True
-        wanted = _Wanted(image, id, names, layer, metadata, volatile, mappings, host_uids, host_gids)
+        wanted = Wanted(
+            image=image,
+            id=id,
+            names=names,
+            layer=layer,
+            metadata=metadata,
+            volatile=volatile or engine.options.transient,
+            mappings=mappings,
+            host_uids=host_uids,
+            host_gids=host_gids,
+            auto_userns=auto_userns,
+            labels=(process_label, mount_label),
+            label_options=tuple(label_options),
+            mount_options=tuple(mount_options),
+            storage_opt=storage_opt,
+            data=data or {},
+            flags=flags or {},
+        )
         gives_ids = auto_userns is not None or bool(mappings)
         with emptied(engine) as rubbish, _userns_lock(engine, gives_ids):
             with engine.open(layers=WRITE, images=WRITE if image else None) as tables:
-                return self._create(
-                    tables, rubbish, wanted, auto_userns, record_flags, storage_opt, data or {}
-                )
-
-    def _create(
-        self,
-        tables: Tables,
-        rubbish: Trash,
-        wanted: _Wanted,
-        auto_userns: AutoUserNS | None,
-        record_flags: dict[str, Any],
-        storage_opt: Mapping[str, str] | None,
-        data: Mapping[str, bytes],
-    ) -> Container:
-        from orlop.store import layering
-        from orlop.store.toplayer import pick_top_layer
-
-        engine = self._engine
-        image = base = found = None
-        if wanted.image:
-            found = tables.find_image(wanted.image)
-            if found is None:
-                raise ImageUnknown(
-                    f"no image has the id, name or unique prefix {wanted.image!r}",
-                    peer=f'locating image with ID "{wanted.image}": {ImageUnknown.peer}',
-                    ref=wanted.image,
-                )
-            image = found[1]
-        if auto_userns is not None:
-            from orlop.store import userns
-
-            wanted.mappings = userns.allocate(engine, tables, rubbish, image, auto_userns)
-        if found is not None:
-            base = pick_top_layer(
-                engine, tables, rubbish, found, wanted.mappings, wanted.host_uids, wanted.host_gids
-            )
-            inherited = layering.mappings_of(base)
-        else:
-            inherited = engine.options.mappings
-        draft = layering.Draft(
-            id=wanted.layer,
-            parent=base,
-            label=record_flags["MountLabel"],
-            writable=True,
-            mappings=layering.effective_mappings(
-                engine, wanted.mappings, inherited, host_uids=wanted.host_uids, host_gids=wanted.host_gids
-            ),
-            volatile=wanted.volatile,
-            storage_opt=storage_opt,
-        )
-        # What can be refused without a layer is refused before one is copied; the table is looked at again below.
-        with engine.open(containers=READ) as early:
-            layering.check_free(early.containers, wanted.id, wanted.names)
-        # The record is written while the layer is still flagged: after a crash both are there, or neither.
-        recorded: list[Container] = []
-        layering.make_layer(
-            engine,
-            tables,
-            rubbish,
-            draft,
-            seal=lambda layer: recorded.append(self._record(wanted, image, layer, record_flags, data)),
-        )
-        return recorded[0]
-
-    def _record(
-        self,
-        wanted: _Wanted,
-        image: Row | None,
-        layer_id: str,
-        record_flags: dict[str, Any],
-        data: Mapping[str, bytes],
-    ) -> Container:
-        from orlop.store import layering
-
-        engine = self._engine
-        with engine.open(containers=WRITE) as tables:
-            editor = tables.containers
-            layering.check_free(editor, wanted.id, wanted.names)
-            document: dict[str, Any] = {
-                "id": wanted.id or layering.new_id(editor),
-                "names": list(wanted.names),
-                "image": image.id if image else "",
-                "layer": layer_id,
-                "metadata": wanted.metadata,
-                "created": str(Timestamp.now()),
-                "uidmap": layering.maps_document(wanted.mappings.uids),
-                "gidmap": layering.maps_document(wanted.mappings.gids),
-                "flags": record_flags,
-            }
-            items = engine.items(editor.table, volatile=wanted.volatile)
-            with items.making(document["id"]):
-                document |= items.store_all(document["id"], data)
-                row = editor.add(document, homes.VOLATILE if wanted.volatile else homes.STABLE)
-                editor.save()
-            return self._value(editor, row)
+                return make_container(engine, tables, rubbish, wanted)
 
     # --- asking -------------------------------------------------------------------------------------------
 
@@ -248,44 +162,6 @@ class Containers(Directories[Container]):
                 raise NotAContainer(f"no container has the id, name or unique prefix {ref!r}", ref=ref)
             layer = tables.layers.rows.by_id(row.document.get("layer") or "")
             delete_with_layer(engine, tables, row, layer, rubbish)
-
-
-class _Wanted:
-    """The arguments of `create` that its steps share."""
-
-    __slots__ = (
-        "host_gids",
-        "host_uids",
-        "id",
-        "image",
-        "layer",
-        "mappings",
-        "metadata",
-        "names",
-        "volatile",
-    )
-
-    def __init__(
-        self,
-        image: str | None,
-        id: str | None,
-        names: tuple[str, ...],
-        layer: str | None,
-        metadata: str,
-        volatile: bool,
-        mappings: IDMappings,
-        host_uids: bool,
-        host_gids: bool,
-    ) -> None:
-        self.image = image
-        self.id = id
-        self.names = names
-        self.layer = layer
-        self.metadata = metadata
-        self.volatile = volatile
-        self.mappings = mappings
-        self.host_uids = host_uids
-        self.host_gids = host_gids
 
 
 def delete_with_layer(engine: Engine, tables: Tables, row: Row, layer: Row | None, rubbish: Trash) -> None:
