@@ -474,10 +474,6 @@ class Inspector(abc.ABC):
         """
 
     @abc.abstractmethod
-    def strays(self) -> list[Finding]:
-        """What lies in the driver's own places, and is neither a layer's nor the driver's."""
-
-    @abc.abstractmethod
     def tree(self, id: str, parent: str | None) -> LayerTree | None:
         """Where the layer's content lies; None if it is kept in a way that cannot be compared.
 
@@ -570,6 +566,20 @@ def parse_options(options: Iterable[str]) -> list[Option]:
             )
         found.append(Option(key.strip().lower(), value.strip(), key.strip()))
     return found
+
+
+def mount_options(driver: str, options: Iterable[str]) -> tuple[str, ...]:
+    """The mount options that option strings ask a driver for, as engines want to know them (`GetMountOptions`).
+
+    Those of the first `<driver>.mountopt` or `.mountopt` (`spec/config.md` 12).
+
+    Raises:
+        ConfigError: a string without `=`.
+    """
+    for option in parse_options(options):
+        if option.key in (".mountopt", f"{driver}.mountopt"):
+            return tuple(filter(None, option.value.split(",")))
+    return ()
 
 
 _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True)

@@ -13,7 +13,15 @@ from __future__ import annotations
 import os
 import stat
 
-from orlop.drivers.api import SupportsFiles, SupportsTrees, parse_boolean, parse_options
+from orlop.drivers.api import (
+    Inspector,
+    LayerTree,
+    SupportsFiles,
+    SupportsInspection,
+    SupportsTrees,
+    parse_boolean,
+    parse_options,
+)
 from orlop.drivers.naive import NaiveDiff
 from orlop.errors import ConfigError, DuplicateID, NotSupported
 from orlop.model.idmap import IDENTITY
@@ -21,16 +29,17 @@ from orlop.system import files, selinux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orlop.drivers.api import DriverOptions, LayerFiles, SetAside
+    from orlop.model.findings import Finding
     from orlop.model.idmap import IDMappings
 
 _NEW_ROOT = 0o555
 """The mode of an empty layer's root: nobody writes there by accident, and whoever may write is not held up by it."""
 
 
-class VFS(NaiveDiff, SupportsFiles, SupportsTrees):
+class VFS(NaiveDiff, SupportsFiles, SupportsTrees, SupportsInspection):
     name = "vfs"
 
     def __init__(self, options: DriverOptions) -> None:
@@ -79,6 +88,10 @@ class VFS(NaiveDiff, SupportsFiles, SupportsTrees):
             if os.path.isdir(found):
                 return found
         return place
+
+    def _is_foreign(self, place: str) -> bool:
+        """Whether a layer's directory lies in an additional store."""
+        return not any(place.startswith(f"{home}/") for home in self._homes())
 
     def exists(self, id: str) -> bool:
         return os.path.lexists(self._directory(id))
@@ -203,6 +216,9 @@ class VFS(NaiveDiff, SupportsFiles, SupportsTrees):
     def tree(self, id: str) -> str:
         return self.mount(id)
 
+    def inspector(self) -> Inspector:
+        return _VFSInspector(self)
+
     # --- owners and durability --------------------------------------------------------------------------------
 
     def shift(self, id: str, old: IDMappings, new: IDMappings, *, label: str = "") -> None:
@@ -218,6 +234,25 @@ class VFS(NaiveDiff, SupportsFiles, SupportsTrees):
         if self.options.durable:
             # One call for a layer's many files, its own name in the directory included.
             files.sync_filesystem(os.path.dirname(place))
+
+
+class _VFSInspector(Inspector):
+    """Looks into a vfs home, where a layer is a directory, and nothing else is."""
+
+    def __init__(self, driver: VFS) -> None:
+        self._driver = driver
+
+    def faults(self, id: str, parent: str | None, is_copy_of: Callable[[str], bool]) -> list[Finding]:
+        from orlop.drivers.inspection import LayerFaults
+
+        place = self._driver._directory(id)
+        report = LayerFaults(id, place, read_only=self._driver._is_foreign(place))
+        if not stat.S_ISDIR(os.lstat(place).st_mode):
+            report.damage("place", place, "is no directory", "removed")
+        return report.found
+
+    def tree(self, id: str, parent: str | None) -> LayerTree:
+        return LayerTree([self._driver.mount(id)], whole=True)
 
 
 def _label(place: str) -> None:

@@ -44,7 +44,8 @@ class Finding(Value):
     name        path within the layer, or key of the data item; "" if that is not the point
     text        a sentence: what was wanted, what was found
     remedy      what a repair would do, half a sentence; "" if there is nothing that it could or should do
-    since       it was not (yet) so before this moment, or None
+    since       when the place was last changed, or None: what a program did wrong it did then or before (a failing
+                disk changes no times)
     read_only   it lies in an additional store, which is never repaired
     peers       the lines by which the programs that share the store report it (`spec/check-repair.md`); may be none
     """

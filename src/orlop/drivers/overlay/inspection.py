@@ -1,0 +1,170 @@
+"""Looking into an overlay home: whether each layer has what a mount of it needs (`spec/drivers.md` 4.1, 8).
+
+Rule 1: Nothing is changed, not even what another part of the driver would put right on its way (`links.recover`).
+Rule 2: What is unknown is left alone: it may be a newer program's.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.drivers.api import Inspector, LayerTree
+from orlop.drivers.inspection import LayerFaults
+from orlop.drivers.overlay import content, layout, links
+from orlop.errors import StorageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orlop.drivers.overlay.layout import Layout
+    from orlop.model.findings import Finding
+
+
+class OverlayInspector(Inspector):
+    """See the module. `shown_otherwise`: a force mask is in use, so owners and modes stand in attributes."""
+
+    def __init__(self, layout: Layout, *, shown_otherwise: bool) -> None:
+        self._layout = layout
+        self._overridden = shown_otherwise
+        # Home to short name to id, or None where that leads elsewhere.
+        self._links: dict[str, dict[str, str | None]] = {}
+        self._lowers: dict[str, str | None] = {}
+
+    # --- one layer ----------------------------------------------------------------------------------------
+
+    def faults(self, id: str, parent: str | None, is_copy_of: Callable[[str], bool]) -> list[Finding]:
+        directory = self._layout.find(id)
+        assert directory is not None, "the caller looked"
+        report = LayerFaults(id, directory, read_only=os.path.dirname(directory) not in self._layout.own)
+        try:
+            with os.scandir(directory) as entries:
+                kinds = {entry.name: _kind(entry) for entry in entries}
+        except OSError as error:
+            report.damage(
+                "place", directory, f"is no directory that can be read: {error.strerror}", "removed"
+            )
+            return report.found
+        if kinds.get("diff") == "link":
+            if not os.path.isdir(f"{directory}/diff"):
+                report.damage(
+                    "content-gone",
+                    f"{directory}/diff",
+                    "leads to an additional layer store that is not there",
+                    "",
+                )
+        elif kinds.get("diff") != "directory":
+            report.damage(
+                "content-gone", f"{directory}/diff", _instead(kinds.get("diff")), "made anew, or removed"
+            )
+        self._look_at_link(report, directory, kinds)
+        below = self._look_at_lower(report, directory, parent, is_copy_of)
+        needed = ["work"] if below else ["work", "empty"]
+        for name in needed:
+            if kinds.get(name) != "directory":
+                report.damage("place", f"{directory}/{name}", _instead(kinds.get(name)), "made anew")
+        return report.found
+
+    def _look_at_link(self, report: LayerFaults, directory: str, kinds: dict[str, str]) -> None:
+        home, id = os.path.split(directory)
+        path = f"{directory}/link"
+        name = links.read(directory)
+        known = self._links_of(home)
+        if name is None:
+            what = "holds no short name" if "link" in kinds else "is missing"
+            report.damage("short-name", path, what, "made anew")
+        elif name not in known:
+            report.damage("short-name", f"{home}/l/{name}", f"is missing, which {path} names", "made anew")
+        elif known[name] != id:
+            other = known[name] or "no layer"
+            report.damage("short-name", f"{home}/l/{name}", f"leads to {other}, and not to {id}", "made anew")
+
+    def _look_at_lower(
+        self, report: LayerFaults, directory: str, parent: str | None, is_copy_of: Callable[[str], bool]
+    ) -> bool:
+        """Whether there is something below the layer.
+
+        It is enough to look at the nearest one: what is below that is its own matter, and is looked at with it.
+        """
+        path = f"{directory}/lower"
+        text = self._lower_of(directory)
+        if text is None:
+            report.damage("lower", path, "is no list of short names", "made anew")
+            return True
+        if not text:
+            if parent:
+                what = f"is missing or empty, and layer {parent} lies below this one"
+                report.damage("lower", path, what, "made anew")
+            return bool(parent)
+        name, _, rest = text.partition(":")
+        place = self._resolved(name[2:])
+        first = os.path.basename(place or "")
+        if place is None:
+            report.damage("lower", path, f"begins with {name}, which leads to no layer", "made anew")
+        elif first != parent and not is_copy_of(first):
+            wanted = f"layer {parent}" if parent else "nothing"
+            report.damage("lower", path, f"begins with layer {first}, and not with {wanted}", "made anew")
+        elif self._lower_of(place) != rest:
+            what = f"is not the list of layer {first} with that layer before it"
+            report.damage("lower", path, what, "made anew")
+        elif text.count(":") >= layout.MAX_DEPTH:
+            what = f"lists {text.count(':') + 1} layers, and at most {layout.MAX_DEPTH} can be mounted"
+            report.damage("lower", path, what, "")
+        return True
+
+    def tree(self, id: str, parent: str | None) -> LayerTree | None:
+        directory = self._layout.find(id)
+        if directory is None or os.path.lexists(f"{directory}/{content.BLOBS}"):
+            return None
+        if os.path.islink(f"{directory}/diff"):
+            return None  # an additional layer store answers for it
+        own = [f"{directory}/diff", *[f"{directory}/{name}" for name in content.older(directory)]]
+        text = self._lower_of(directory)
+        places = [self._resolved(name[2:]) for name in text.split(":")] if text else []
+        if len(own) == 1 and (not places or None in places or places[0] == self._layout.find(parent or "")):
+            return LayerTree(own, whole=False, overridden=self._overridden)
+        below = [f"{place}/{name}" for place in places if place for name in ("diff", *content.older(place))]
+        return LayerTree([*own, *below], whole=False, alone=False, overridden=self._overridden)
+
+    # --- what is remembered -------------------------------------------------------------------------------
+
+    def _links_of(self, home: str) -> dict[str, str | None]:
+        if home not in self._links:
+            known: dict[str, str | None] = {}
+            try:
+                for name in os.listdir(f"{home}/l"):
+                    try:
+                        known[name] = links.id_of(os.readlink(f"{home}/l/{name}"))
+                    except OSError:
+                        known[name] = None
+            except OSError:
+                pass  # then every short name is missing, and said to be
+            self._links[home] = known
+        return self._links[home]
+
+    def _lower_of(self, directory: str) -> str | None:
+        """What a layer's `lower` file says, or None if it says nothing that can be read."""
+        if directory not in self._lowers:
+            try:
+                self._lowers[directory] = ":".join(self._layout.entries(directory))
+            except (StorageError, OSError):
+                self._lowers[directory] = None
+        return self._lowers[directory]
+
+    def _resolved(self, name: str) -> str | None:
+        """The directory of the layer with a short name, in the first home that has the name."""
+        for home in self._layout.homes:
+            id = self._links_of(home).get(name)
+            if id is not None:
+                return f"{home}/{id}" if os.path.lexists(f"{home}/{id}") else None
+        return None
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return "link"
+    return "directory" if entry.is_dir(follow_symlinks=False) else "file"
+
+
+def _instead(kind: str | None) -> str:
+    return "is missing" if kind is None else f"is a {kind}, and should be a directory"
