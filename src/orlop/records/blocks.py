@@ -165,6 +165,29 @@ class Reading(_Block):
         self._release()
 
 
+class Looking(_Block):
+    """As `Reading`, but nothing is put right: what a dead process left half made is shown as it lies there."""
+
+    _mode = "reading"
+
+    def __enter__(self) -> View:
+        self._take()
+        try:
+            self.table._refresh(may_write=False, as_is=True)
+            view = View(self.table)
+            if self.table._wants_repair or view.rows.robbed:
+                self.table.forget()  # whoever comes next puts it right
+        except BaseException:
+            self._release()
+            raise
+        return view
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+
 class Writing(_Block):
     _mode = "writing"
 

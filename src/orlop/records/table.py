@@ -32,7 +32,7 @@ from orlop.formats import gojson
 from orlop.formats.limits import RECORDS_FILE_MAX
 from orlop.formats.records import Aside, Contents, encode, parse
 from orlop.records import bigdata
-from orlop.records.blocks import Editor, NeedsWriting, Reading, Writing
+from orlop.records.blocks import Editor, Looking, NeedsWriting, Reading, Writing
 from orlop.records.rows import Row, Rows
 from orlop.system import files
 
@@ -132,6 +132,10 @@ class Table:
         `prepare` is called, with no lock held, before a repair that a load turns out to need.
         """
         return Reading(self, prepare)
+
+    def looking(self) -> Looking:
+        """A block in which the table can be asked, and is as a dead process may have left it."""
+        return Looking(self)
 
     def writing(self) -> Writing:
         """A block in which the table can be changed.

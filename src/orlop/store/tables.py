@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from orlop.errors import LayerUnknown
-from orlop.records.blocks import Editor, Reading, View, Writing
+from orlop.records.blocks import Editor, Looking, Reading, View, Writing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from orlop.records.trash import Trash
     from orlop.store.engine import Engine
 
-READ, WRITE = "read", "write"
+READ, WRITE, LOOK = "read", "write", "look"
+"""How a table is opened. LOOK is READ for who must not change a thing: what wants repair is not repaired."""
 
 
 class Tables:
@@ -47,7 +48,7 @@ class Tables:
         self._modes = (layers, images, containers)
         self._additional = additional
         self._graph_held = graph_held
-        self._open: list[Reading | Writing] = []
+        self._open: list[Reading | Writing | Looking] = []
         self.other_layers: list[View] = []
         self.other_images: list[View] = []
 
@@ -88,7 +89,11 @@ class Tables:
         prepare = (
             None if self._graph_held or table is not self.engine._tables.get("layers") else self.engine.driver
         )
-        block: Reading | Writing = table.writing() if mode == WRITE else table.reading(prepare)
+        block: Reading | Writing | Looking
+        if mode == WRITE:
+            block = table.writing()
+        else:
+            block = table.looking() if mode == LOOK else table.reading(prepare)
         opened = block.__enter__()
         self._open.append(block)
         return opened
