@@ -68,6 +68,15 @@ def mounts_below(path: Path | str) -> list[str]:
     return [point for point, _ in mounts() if point == base or point.startswith(base + "/")]
 
 
+def mount_options(path: Path | str) -> str:
+    """The options of what is mounted at a path, as the kernel shows them: the mount's, and those of its kind."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[4] == str(path):
+            return f"{fields[5]},{fields[-1]}"
+    raise AssertionError(f"nothing is mounted at {path}")
+
+
 def unmount_below(path: Path | str) -> None:
     """Newest first. Overlay stores keep a bind mount on their home, and a failed test may leave more."""
     for point in reversed(mounts_below(path)):

@@ -22,34 +22,24 @@ import mkcomposefs
 import orlop
 import peers
 import trees
-from orlop.drivers import registry
 from orlop.drivers.overlay import composefs
 from orlop.drivers.overlay.driver import Overlay
 from orlop.errors import BadRecords, ConfigError, NotSupported, UnsafePath
 from orlop.model.idmap import IDMap, IDMappings
-from orlop.system import files, libc, loops, newmount, overlayfs, verity
+from orlop.system import files, libc, loops, newmount, verity
 from tarballs import tar
+
+pytest_plugins = ("overlays",)
 
 MAPPED = IDMappings([IDMap(0, 100_000, 65_536)], [IDMap(0, 200_000, 65_536)])
 
 
 @pytest.fixture
-def open_driver(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Overlay]]:
+def open_driver(
+    open_overlay: Callable[..., Overlay], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Overlay]:
     images.install(place, monkeypatch)
-    opened = []
-
-    def open(*options: str, base: Path = place, **settings: Any) -> Overlay:
-        for root in ("graph", "run"):
-            (base / root).mkdir(exist_ok=True)
-        roots = {"graph_root": str(base / "graph"), "run_root": str(base / "run")}
-        driver = registry.open_driver("overlay", **roots, options=options, durable=False, **settings)
-        assert isinstance(driver, Overlay)
-        opened.append(driver)
-        return driver
-
-    yield open
-    for driver in opened:
-        driver.shutdown()
+    return open_overlay
 
 
 @pytest.fixture
@@ -62,13 +52,6 @@ def home(driver: Overlay) -> Path:
     return Path(driver.home)
 
 
-@pytest.fixture(params=["layer by layer", "in one text"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mounting as this kernel does it, and as older ones do."""
-    if request.param == "in one text":
-        monkeypatch.setattr(overlayfs, "_one_by_one", False)
-
-
 ODD = [
     *layers.BASE,
     layers.directory("odd names", mode=0o2750, uid=7, gid=8),
@@ -79,14 +62,6 @@ ODD = [
     layers.symlink("odd names/link", "../etc/-x y"),
     layers.fifo("odd names/pipe"),
 ]
-
-
-def _mount_of(path: str | Path) -> str:
-    """The options of what is mounted at a path, as the kernel shows them."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if line.split()[4] == str(path):
-            return line.split()[-1]
-    raise AssertionError(f"nothing is mounted at {path}")
 
 
 def _loops(home: Path) -> list[str]:
@@ -137,7 +112,7 @@ def test_images_and_trees_lie_one_over_the_other(driver: Overlay, place: Path) -
     driver.create("box", "3", writable=True)
     root = Path(driver.mount("box"))
     assert layers.contents(root) == {"all": b"3", "d": "d", "d/1": b"one", "d/2": b"two", "d/3": b"3"}
-    shown = _mount_of(root)
+    shown = peers.mount_options(root)
     assert "::" in shown or "datadir+" in shown
     assert {"metacopy=on", "redirect_dir=on"} <= set(shown.split(","))
     driver.unmount("box")
@@ -160,7 +135,7 @@ def test_without_data_only_layers_there_may_be_one_image(
     root = Path(driver.mount("box"))
     assert sorted(os.listdir(root)) == ["below", "bin", "dev", "etc", "var"]
     assert (root / "etc/group").read_bytes() == b"root:x:0:\n"
-    assert "::" not in _mount_of(root)
+    assert "::" not in peers.mount_options(root)
     driver.unmount("box")
     images.keep(driver, "second", [layers.file("all", b"1")], "image")
     with pytest.raises(NotSupported, match="data-only"):

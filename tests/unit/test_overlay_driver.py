@@ -3,16 +3,14 @@
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import layers
 import loopfs
 import peers
-from orlop.drivers import registry
 from orlop.drivers.overlay.driver import Overlay
 from orlop.drivers.overlay.mounting import Counter
 from orlop.errors import ConfigError, IncompatibleFilesystem, LimitExceeded, NotSupported, UnsafeID
@@ -20,45 +18,19 @@ from orlop.model.idmap import IDMap, IDMappings
 from orlop.records.trash import Trash
 from orlop.system import files, overlayfs
 
+pytest_plugins = ("overlays",)
+
 MAPPED = IDMappings([IDMap(0, 100_000, 65_536)], [IDMap(0, 200_000, 65_536)])
 
 
 @pytest.fixture
-def open_driver(place: Path) -> Iterator[Callable[..., Overlay]]:
-    peers.need_root()
-    opened = []
-
-    def open(*options: str, base: Path = place, **settings: Any) -> Overlay:
-        for root in ("graph", "run"):
-            (base / root).mkdir(exist_ok=True)
-        roots = {"graph_root": str(base / "graph"), "run_root": str(base / "run")}
-        driver = registry.open_driver("overlay", **roots, options=options, durable=False, **settings)
-        assert isinstance(driver, Overlay)
-        opened.append(driver)
-        return driver
-
-    yield open
-    for driver in opened:
-        driver.shutdown()
-
-
-@pytest.fixture
-def driver(open_driver: Callable[..., Overlay]) -> Overlay:
-    return open_driver()
+def driver(open_overlay: Callable[..., Overlay]) -> Overlay:
+    return open_overlay()
 
 
 @pytest.fixture
 def home(driver: Overlay) -> Path:
     return Path(driver.home)
-
-
-def _mount_of(path: str | Path) -> str:
-    """The options of what is mounted at a path, as the kernel shows them."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if line.split()[4] == str(path):
-            fields = line.split()
-            return f"{fields[5]} {fields[-1]}"
-    raise AssertionError(f"nothing is mounted at {path}")
 
 
 def _base(driver: Overlay) -> None:
@@ -69,8 +41,8 @@ def _base(driver: Overlay) -> None:
 # --- opening ------------------------------------------------------------------------------------------------
 
 
-def test_the_home_becomes_a_private_mount_once(open_driver: Callable[..., Overlay]) -> None:
-    first, second = open_driver(), open_driver()
+def test_the_home_becomes_a_private_mount_once(open_overlay: Callable[..., Overlay]) -> None:
+    first, second = open_overlay(), open_overlay()
     assert peers.mounts_below(first.home) == [first.home]
     assert "shared:" not in next(
         line
@@ -82,8 +54,8 @@ def test_the_home_becomes_a_private_mount_once(open_driver: Callable[..., Overla
     first.shutdown()
 
 
-def test_the_home_stays_as_it_is_if_so_wished(open_driver: Callable[..., Overlay]) -> None:
-    driver = open_driver("overlay.skip_mount_home=true")
+def test_the_home_stays_as_it_is_if_so_wished(open_overlay: Callable[..., Overlay]) -> None:
+    driver = open_overlay("overlay.skip_mount_home=true")
     driver.create("box", None, writable=True)
     assert peers.mounts_below(driver.home) == []
 
@@ -97,9 +69,9 @@ def test_the_home_stays_mounted_while_a_peer_prepares_something_in_it(driver: Ov
     assert peers.mounts_below(home) == []
 
 
-def test_answers_of_the_kernel_are_kept_in_files(open_driver: Callable[..., Overlay], place: Path) -> None:
+def test_answers_of_the_kernel_are_kept_in_files(open_overlay: Callable[..., Overlay], place: Path) -> None:
     run = place / "run" / "overlay"
-    driver = open_driver("overlay.mountopt=nodev")
+    driver = open_overlay("overlay.mountopt=nodev")
     assert sorted(os.listdir(run)) == ["metacopy(nodev)-false", "overlay-true"]
     driver.status()
     assert {"native-diff(nodev)-true", "idmapped-lower-dir-true", "volatile-true"} < set(os.listdir(run))
@@ -108,7 +80,7 @@ def test_answers_of_the_kernel_are_kept_in_files(open_driver: Callable[..., Over
     assert sorted(os.listdir(driver.home)) == [".has-mount-program", "l"]
 
 
-def test_kept_answers_are_believed(open_driver: Callable[..., Overlay], place: Path) -> None:
+def test_kept_answers_are_believed(open_overlay: Callable[..., Overlay], place: Path) -> None:
     run = place / "run" / "overlay"
     run.mkdir(parents=True)
     for name in (
@@ -119,7 +91,7 @@ def test_kept_answers_are_believed(open_driver: Callable[..., Overlay], place: P
         "volatile-false",
     ):
         (run / name).touch()
-    driver = open_driver()
+    driver = open_overlay()
     status = dict(driver.status())
     assert [status[key] for key in ("Native Overlay Diff", "Supports shifting", "Supports volatile")] == [
         "false"
@@ -128,9 +100,9 @@ def test_kept_answers_are_believed(open_driver: Callable[..., Overlay], place: P
     assert str(driver.changes("base", None)[0]) == "A /bin"  # by comparing trees
 
 
-def test_metacopy_makes_diffs_naive(open_driver: Callable[..., Overlay], place: Path) -> None:
+def test_metacopy_makes_diffs_naive(open_overlay: Callable[..., Overlay], place: Path) -> None:
     """A file whose attributes changed has no data in the upper directory then."""
-    driver = open_driver("overlay.mountopt=metacopy=on")
+    driver = open_overlay("overlay.mountopt=metacopy=on")
     assert dict(driver.status())["Using metacopy"] == "true"
     text = (place / "run" / "overlay" / "native-diff(metacopy=on)-false").read_text()
     assert text.startswith(
@@ -150,9 +122,9 @@ def test_metacopy_makes_diffs_naive(open_driver: Callable[..., Overlay], place: 
 
 
 def test_a_mount_option_that_the_kernel_does_not_know_is_told_at_once_or_at_the_mount(
-    open_driver: Callable[..., Overlay],
+    open_overlay: Callable[..., Overlay],
 ) -> None:
-    driver = open_driver("overlay.mountopt=no-such-option")
+    driver = open_overlay("overlay.mountopt=no-such-option")
     driver.create("box", None, writable=True)
     with pytest.raises(OSError):
         driver.mount("box")
@@ -161,43 +133,43 @@ def test_a_mount_option_that_the_kernel_does_not_know_is_told_at_once_or_at_the_
 
 
 def test_an_overlay_upon_an_overlay_needs_a_mount_program(
-    open_driver: Callable[..., Overlay], place: Path, monkeypatch: pytest.MonkeyPatch
+    open_overlay: Callable[..., Overlay], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    below = open_driver()
+    below = open_overlay()
     below.create("box", None, writable=True)
     root = Path(below.mount("box"))
     with pytest.raises(IncompatibleFilesystem) as failure:
-        open_driver(base=root)
+        open_overlay(base=root)
     assert "overlayfs, a mount_program is required" in failure.value.peer
     assert os.listdir(root / "graph") == []  # a home would count as data
     below.unmount("box")
 
 
 def test_layers_of_a_mount_program_are_recognised(
-    open_driver: Callable[..., Overlay], monkeypatch: pytest.MonkeyPatch
+    open_overlay: Callable[..., Overlay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the kernel their whiteouts are files."""
-    first = open_driver()
+    first = open_overlay()
     first.create("box", None, writable=True)
     (Path(first.home) / ".has-mount-program").unlink()
     (Path(first.home) / "box" / "diff" / ".wh.deleted").touch()
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(NotSupported, match="fuse-overlayfs"):
-        open_driver()
+        open_overlay()
     assert (Path(first.home) / ".has-mount-program").read_bytes() == b"true"
     assert first.exists("box")
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_quotas_are_refused_where_there_are_none(
-    open_driver: Callable[..., Overlay], place: Path, kind: str
+    open_overlay: Callable[..., Overlay], place: Path, kind: str
 ) -> None:
     with loopfs.mounted(kind, place) as base:
         with pytest.raises((ConfigError, NotSupported)) as failure:
-            open_driver("overlay.size=10g", base=base)
+            open_overlay("overlay.size=10g", base=base)
         assert "overlay.size and overlay.inodes" in failure.value.peer
-        driver = open_driver(base=base)
+        driver = open_overlay(base=base)
         with pytest.raises(NotSupported, match="quota"):
             driver.create("box", None, writable=True, storage_opt={"size": "1g"})
         with pytest.raises(NotSupported) as failure:
@@ -207,8 +179,8 @@ def test_quotas_are_refused_where_there_are_none(
         driver.shutdown()
 
 
-def test_writable_layers_have_no_force_mask_without_a_program(open_driver: Callable[..., Overlay]) -> None:
-    driver = open_driver("overlay.force_mask=shared")
+def test_writable_layers_have_no_force_mask_without_a_program(open_overlay: Callable[..., Overlay]) -> None:
+    driver = open_overlay("overlay.force_mask=shared")
     with pytest.raises(NotSupported, match="mount program"):
         driver.create("box", None, writable=True)
     driver.create("image", None, writable=False)
@@ -222,15 +194,15 @@ def test_writable_layers_have_no_force_mask_without_a_program(open_driver: Calla
 # --- mounting -----------------------------------------------------------------------------------------------
 
 
-def test_mount_options_of_a_call_replace_the_configured_ones(open_driver: Callable[..., Overlay]) -> None:
-    driver = open_driver("overlay.mountopt=nodev,noexec")
+def test_mount_options_of_a_call_replace_the_configured_ones(open_overlay: Callable[..., Overlay]) -> None:
+    driver = open_overlay("overlay.mountopt=nodev,noexec")
     _base(driver)
     driver.create("box", "base", writable=True)
-    assert _mount_of(driver.mount("box")).startswith("rw,nodev,noexec")
+    assert peers.mount_options(driver.mount("box")).startswith("rw,nodev,noexec")
     driver.unmount("box")
-    assert _mount_of(driver.mount("box", options=["nosuid"])).startswith("rw,nosuid,relatime")
+    assert peers.mount_options(driver.mount("box", options=["nosuid"])).startswith("rw,nosuid,relatime")
     driver.unmount("box")
-    shown = _mount_of(driver.mount("box", options=["ro", "nodev"]))
+    shown = peers.mount_options(driver.mount("box", options=["ro", "nodev"]))
     assert shown.startswith("ro,nodev")
     assert "upperdir" not in shown
     with pytest.raises(OSError):
@@ -239,25 +211,25 @@ def test_mount_options_of_a_call_replace_the_configured_ones(open_driver: Callab
     driver.unmount("box")
 
 
-def test_metacopy_stays_where_it_is_configured(open_driver: Callable[..., Overlay]) -> None:
-    driver = open_driver("overlay.mountopt=metacopy=on")
+def test_metacopy_stays_where_it_is_configured(open_overlay: Callable[..., Overlay]) -> None:
+    driver = open_overlay("overlay.mountopt=metacopy=on")
     driver.create("box", None, writable=True)
-    assert "metacopy=on" in _mount_of(driver.mount("box", options=["nodev"]))
+    assert "metacopy=on" in peers.mount_options(driver.mount("box", options=["nodev"]))
     driver.unmount("box")
 
 
-def test_metacopy_goes_where_it_does_not_work(open_driver: Callable[..., Overlay], place: Path) -> None:
+def test_metacopy_goes_where_it_does_not_work(open_overlay: Callable[..., Overlay], place: Path) -> None:
     (place / "run" / "overlay").mkdir(parents=True)
     (place / "run" / "overlay" / "metacopy(metacopy=on)-false").touch()
-    driver = open_driver("overlay.mountopt=metacopy=on")
+    driver = open_overlay("overlay.mountopt=metacopy=on")
     driver.create("box", None, writable=True)
-    assert "metacopy=on" not in _mount_of(driver.mount("box"))
+    assert "metacopy=on" not in peers.mount_options(driver.mount("box"))
     driver.unmount("box")
 
 
 def test_volatile_layers_can_be_mounted_again_after_a_crash(driver: Overlay, home: Path) -> None:
     driver.create("box", None, writable=True)
-    assert "volatile" in _mount_of(driver.mount("box", volatile=True))
+    assert "volatile" in peers.mount_options(driver.mount("box", volatile=True))
     driver.unmount("box")
     assert (home / "box" / "work" / "work" / "incompat" / "volatile").exists()
     assert driver.mount("box", volatile=True)
@@ -269,13 +241,6 @@ def _deep(driver: Overlay, depth: int) -> None:
     for number in range(1, depth + 1):
         driver.create(str(number), str(number - 1), writable=False)
         (Path(driver.home) / str(number) / "diff" / f"file{number}").touch()
-
-
-@pytest.fixture(params=["layer by layer", "in one text"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mounting as this kernel does it, and as older ones do."""
-    if request.param == "in one text":
-        monkeypatch.setattr(overlayfs, "_one_by_one", False)
 
 
 @pytest.mark.usefixtures("way")
@@ -323,11 +288,11 @@ def test_layers_below_are_mapped_and_the_layer_itself_is_not(driver: Overlay, ho
     ],
 )
 def test_which_maps_a_mount_can_apply(
-    open_driver: Callable[..., Overlay], uids: list[IDMap], gids: list[IDMap], answer: bool
+    open_overlay: Callable[..., Overlay], uids: list[IDMap], gids: list[IDMap], answer: bool
 ) -> None:
     maps = IDMappings(uids, gids)
-    assert open_driver().supports_shifting(maps) is answer
-    assert not open_driver(shifting=False).supports_shifting(maps)
+    assert open_overlay().supports_shifting(maps) is answer
+    assert not open_overlay(shifting=False).supports_shifting(maps)
 
 
 def test_a_mount_without_maps_leaves_the_owner_of_the_root_alone(driver: Overlay, home: Path) -> None:
@@ -425,10 +390,12 @@ def test_a_mount_point_that_is_a_symlink_is_not_mounted_on(driver: Overlay, home
 
 
 @pytest.mark.usefixtures("way")
-def test_names_that_mean_something_in_mount_options(place: Path, open_driver: Callable[..., Overlay]) -> None:
+def test_names_that_mean_something_in_mount_options(
+    place: Path, open_overlay: Callable[..., Overlay]
+) -> None:
     base = place / 'a,b:c\\d"e'
     base.mkdir()
-    driver = open_driver(base=base)
+    driver = open_overlay(base=base)
     driver.create("base", None, writable=False)
     layers.fill(driver, "base", layers.BASE)
     driver.create("box", "base", writable=True)
@@ -443,14 +410,14 @@ def test_names_that_mean_something_in_mount_options(place: Path, open_driver: Ca
 
 
 def test_layers_of_an_additional_store_are_read_and_never_written_to(
-    open_driver: Callable[..., Overlay], place: Path
+    open_overlay: Callable[..., Overlay], place: Path
 ) -> None:
     (place / "other").mkdir()
-    other = open_driver(base=place / "other")
+    other = open_overlay(base=place / "other")
     _base(other)
     other.create("child", "base", writable=False)
     other.shutdown()
-    driver = open_driver(f"overlay.imagestore={place}/other/graph")
+    driver = open_overlay(f"overlay.imagestore={place}/other/graph")
     foreign = place / "other" / "graph" / "overlay"
 
     def seen() -> list[tuple[str, int, int]]:
@@ -481,9 +448,9 @@ def _refuse(path: str, root: str) -> None:
     raise AssertionError(f"{path} was to be removed")
 
 
-def test_an_image_store_takes_the_image_layers(open_driver: Callable[..., Overlay], place: Path) -> None:
+def test_an_image_store_takes_the_image_layers(open_overlay: Callable[..., Overlay], place: Path) -> None:
     (place / "images").mkdir()
-    driver = open_driver(image_store=str(place / "images"))
+    driver = open_overlay(image_store=str(place / "images"))
     _base(driver)
     driver.create("box", "base", writable=True)
     images = place / "images" / "overlay"
