@@ -43,12 +43,20 @@ class ContainerTable(Table):
             lock_timeout=lock_timeout,
         )
         self._transient = transient
+        self._run_directory = run_directory
 
     def _doubts(self, rows: Rows) -> str | None:
         """As for images (P11). A reboot takes the records of a transient store, not their data: that is no loss."""
         stable, volatile = self.files
-        lost = stable.mtime_ns is not None or not (volatile.found or self._transient)
-        if stable.found or not lost:
+        if stable.found:
+            return None
+        never_written = stable.mtime_ns is None and (
+            volatile.found
+            or self._transient
+            # This store was opened as a transient one before.
+            or os.path.lexists(os.path.join(self._run_directory, "volatile-containers.json"))
+        )
+        if never_written:
             return None
         claimed = {aside.id for aside in self.asides()}
         orphans = [

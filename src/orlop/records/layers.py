@@ -101,6 +101,19 @@ class LayerTable(Table):
         """Where things set aside may lie: the table's own root, then those of the driver."""
         return (self.trash_root, *self._temp_roots)
 
+    def recover_trash(self) -> list[OSError]:
+        """Delete what dead processes set aside; what went wrong. The table is held exclusively."""
+        problems = [problem for root in self.trash_roots() for problem in trash.recover(root)]
+        self._remove_empty_roots()
+        return problems
+
+    def _remove_empty_roots(self) -> None:
+        for root in self._temp_roots:
+            try:
+                os.rmdir(root)  # in a driver's home older peers take it for a layer
+            except OSError:
+                pass  # not there, or in use
+
     def new_trash(self) -> Trash:
         return trash.Trash(self.trash_root)
 
@@ -177,14 +190,9 @@ class LayerTable(Table):
 
     def _settle(self) -> None:
         # Before the first change, and only then: beside a table that was lost nothing at all is deleted.
-        roots = self.trash_roots()
-        problems = [problem for root in roots for problem in trash.recover(root)]
-        for root in roots[1:]:
-            try:
-                os.rmdir(root)  # in a driver's home older peers take it for a layer
-            except OSError:
-                pass  # not there, or in use
+        problems = self.recover_trash()
         super()._settle()
+        self._remove_empty_roots()
         self._left += [f"what was set aside to be deleted stays: {problem}" for problem in problems]
 
     def _swept(self) -> set[str]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from orlop.drivers.api import Driver, Leftover
     from orlop.records.blocks import View
+    from orlop.records.layers import LayerTable
     from orlop.records.table import Table
     from orlop.records.trash import Trash
     from orlop.store.engine import Engine
@@ -145,7 +146,7 @@ class Search:
                     "directory" if os.path.isdir(path) else "file",
                     path,
                     "the process that set it aside is gone",
-                    take=_recovering(root, path),
+                    take=_recovering(self._engine.layers, path),
                 )
         for table in self._own:
             beside = [
@@ -357,9 +358,9 @@ def _dropping(driver: SupportsLeftovers, leftover: Leftover) -> Take:
     return lambda rubbish: driver.drop(leftover, rubbish.set_aside)
 
 
-def _recovering(root: str, path: str) -> Take:
+def _recovering(table: LayerTable, path: str) -> Take:
     def take(_: Trash) -> None:
-        problems = trash.recover(root)
+        problems = table.recover_trash()
         if os.path.lexists(path):
             raise problems[0] if problems else Conflict(f"{path} is in use again", path=path)
 
