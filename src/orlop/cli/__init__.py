@@ -1,0 +1,1 @@
+"""`orlop`, the command for people; see `main`."""

@@ -1,0 +1,123 @@
+"""`orlop`: the command for people (design section 4). It parses, calls the library, shows; it decides nothing.
+
+Rules
+1. What was asked for goes to standard output, talk (plans about to be carried out, progress, warnings, errors) to
+   standard error. With `--json` standard output is one JSON document and nothing else.
+2. Nothing destructive happens before its plan was shown and agreed to: `--dry-run` ends there, `--yes` agrees
+   beforehand, and without a terminal to ask on one of the two is needed.
+3. Exit status: 0 done; 1 failed; 2 wrong usage; 3 damage was found; 4 locked by somebody else, or timed out.
+
+A command's module is imported when the command runs. Colour and bars only on a terminal, and not with NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orlop import errors
+
+if TYPE_CHECKING:
+    from orlop.store.store import Store
+
+FAILED, USAGE, DAMAGE, LOCKED = 1, 2, 3, 4
+
+# Command -> module of this room and the sentence of the overview, so that `orlop --help` imports none of them.
+COMMANDS = {
+    "df": ("usage", "what takes the space, and what can be had back"),
+    "gc": ("maintenance", "remove what no record names"),
+    "rm": ("change", "delete containers, images and layers"),
+}
+
+
+class Commands(click.Group):
+    """The commands of the table above, each imported when it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"orlop.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(COMMANDS.items())])
+
+
+class Session:
+    """What every command gets: how to open the store, and how to talk."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+
+    def open(self) -> Store:
+        """The store that the command line and the configuration name."""
+        import orlop
+
+        return orlop.open_store(**self._options)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--root", "graph_root", type=click.Path(), help="Graph root, where the store lies.")
+@click.option("--runroot", "run_root", type=click.Path(), help="Run root, lost on reboot.")
+@click.option("--driver", "-d", help="Driver: overlay, vfs, ...")
+@click.option("--option", "-o", "driver_options", multiple=True, metavar="KEY=VALUE", help="Driver option.")
+@click.option("--imagestore", "image_store", type=click.Path(), help="Second root, for images.")
+@click.option("--transient", is_flag=True, help="Containers live in the run root.")
+@click.option(
+    "--lock-timeout", type=float, metavar="SECONDS", help="Give up waiting for others after so long."
+)
+@click.version_option(package_name="orlop")
+@click.pass_context
+def cli(ctx: click.Context, /, **options: Any) -> None:
+    """Look after container storage that podman, buildah, skopeo and CRI-O use.
+
+    \b
+    Examples:
+      orlop df                     what takes the space
+      orlop gc --dry-run           what would be removed, and why
+      orlop --root /mnt/store --runroot /run/store df
+
+    Without --root the store is the one that podman would use. Every command takes --json.
+    """
+    ctx.obj = Session(options)
+
+
+def run(args: list[str] | None = None) -> int:
+    """The whole command: `args` without the program's name; the exit status."""
+    try:
+        # A command returns its exit status; click hands it through outside of its standalone mode.
+        status = cli.main(args=args, prog_name="orlop", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as left:
+        return left.exit_code
+    except click.Abort:
+        click.echo("orlop: nothing was done", err=True)
+        return FAILED
+    except click.ClickException as wrong:
+        wrong.show()
+        return USAGE if isinstance(wrong, click.UsageError) else FAILED
+    except errors.LockTimeout as busy:
+        return _failed(busy, LOCKED)
+    except (errors.StorageError, OSError) as problem:
+        if isinstance(problem, BrokenPipeError):
+            # Whoever read has seen enough. What is still buffered must not fail once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        return _failed(problem, DAMAGE if isinstance(problem, errors.Damaged) else FAILED)
+
+
+def _failed(problem: Exception, status: int) -> int:
+    click.echo(f"orlop: {problem}", err=True)
+    for note in getattr(problem, "__notes__", ()):
+        click.echo(f"       {note}", err=True)
+    return status

@@ -1,0 +1,182 @@
+"""`orlop`, the command for people: what it prints where, what it asks, how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import orlop
+from interface import Disk
+from orlop.cli import render
+from orlop.cli.main import COMMANDS, run
+from orlop.model.plan import Kept, Plan, Step
+from orlop.system.locks import LockFile
+from tarballs import tar
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(place: Path, disk: Disk, capsys: pytest.CaptureFixture[str], store: orlop.Store) -> Run:
+    """Runs `orlop` on the store of the test: status, standard output, standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        roots = ["--root", str(place / "graph"), "--runroot", str(place / "run"), "--driver", disk.driver]
+        capsys.readouterr()
+        status = run([*roots, *words])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def test_df_adds_up_and_names_what_nobody_explains(command: Run, store: orlop.Store, disk: Disk) -> None:
+    layer = store.layers.put(tar(("big", os.urandom(200_000))))
+    store.images.create(layer=layer.id, names=["example.org/big:1"])
+    lost = disk.path("layers", "a" * 64)
+    lost.mkdir()
+    (lost / "item").write_bytes(b"x" * 50_000)
+    status, out, err = command("df", "--json")
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    sums = ("held_bytes", "idle_bytes", "record_bytes", "foreign_bytes", "unaccounted_bytes")
+    assert report["total_bytes"] == sum(report[name] for name in sums)
+    assert report["images"][0]["occupied_bytes"] >= 200_000
+    assert [path["path"] for path in report["unaccounted"]] == [str(lost)]
+    status, out, err = command("df", "--layers")
+    assert status == 0
+    assert "example.org/big:1" in out
+    assert layer.id[:12] in out
+    assert str(lost) in out
+    assert "\x1b" not in out
+    lost_item = lost / "item"
+    lost_item.unlink()
+    lost.rmdir()
+
+
+def test_gc_shows_its_plan_and_does_nothing_unless_it_is_agreed_to(
+    command: Run, store: orlop.Store, disk: Disk
+) -> None:
+    store.layers.put(tar("kept"))
+    lost = disk.path("layers", f"{'e' * 64}.tar-split.gz")
+    lost.write_bytes(b"x")
+    status, out, _ = command("gc", "--dry-run")
+    assert (status, str(lost) in out) == (0, True)
+    status, out, err = command("gc")
+    assert (status, out) == (2, "")
+    assert "give --yes" in err
+    assert lost.exists()
+    status, out, _ = command("gc", "--dry-run", "--json")
+    assert [step["path"] for step in json.loads(out)["steps"]] == [str(lost)]
+    assert lost.exists()
+    status, out, err = command("gc", "--yes", "--json")
+    assert (status, len(json.loads(out)["done"])) == (0, 1)
+    assert str(lost) in err  # the plan, before it is done
+    assert not lost.exists()
+    assert command("gc", "-y") == (0, "0 done, 0 failed, 0 B freed\n", "")
+    assert len(store.layers) == 1
+
+
+def test_rm_takes_everything_named_at_once_and_what_nothing_else_needs(
+    command: Run, store: orlop.Store
+) -> None:
+    base = store.layers.put(tar("base"))
+    top = store.layers.put(tar("top"), parent=base.id)
+    image = store.images.create(layer=top.id, names=["img"])
+    store.containers.create(image=image.id, names=["box"])
+    status, out, err = command("rm", "-y", "img")
+    assert (status, out) == (1, "")
+    assert "used by container" in err
+    assert len(store.images) == 1
+    status, out, err = command("rm", "-y", "img", "box")
+    assert (status, len(store.layers), len(store.images), len(store.containers)) == (0, 0, 0, 0)
+    assert command("rm", "-n", "nobody")[0] == 1
+
+
+def test_a_store_that_somebody_else_holds_has_a_status_of_its_own(
+    command: Run, store: orlop.Store, place: Path, disk: Disk
+) -> None:
+    lock = LockFile.at(str(disk.path("layers", "layers.lock")))
+    list(store.layers)
+    with lock.writing():
+        words = [sys.executable, "-c", "import orlop.cli.main as m; raise SystemExit(m.run())"]
+        roots = ["--root", str(place / "graph"), "--runroot", str(place / "run"), "-d", disk.driver]
+        ended = subprocess.run(
+            [*words, *roots, "--lock-timeout", "0.2", "gc", "-n"], capture_output=True, text=True, check=False
+        )
+    assert ended.returncode == 4, ended
+    assert ended.stdout == ""
+    assert "layers.lock" in ended.stderr
+
+
+def test_damage_has_a_status_of_its_own(command: Run, store: orlop.Store, disk: Disk) -> None:
+    store.layers.put(tar("x"))
+    path = disk.path("layers", "layers.json")
+    kept = path.read_bytes()
+    path.write_bytes(b"")
+    status, out, err = command("gc", "--yes")
+    assert (status, out) == (3, "")
+    assert "damage" in err
+    path.write_bytes(kept)
+
+
+def test_wrong_usage_has_a_status_of_its_own(command: Run) -> None:
+    for words in (["nonsense"], ["gc", "--nonsense"], ["rm"], ["df", "extra"]):
+        status, out, err = command(*words)
+        assert (status, out) == (2, ""), words
+        assert "Usage: orlop" in err
+
+
+def test_every_command_has_a_sentence_and_examples(command: Run) -> None:
+    _, overview, _ = command("--help")
+    for name, (_, sentence) in COMMANDS.items():
+        assert sentence in overview
+        status, out, _ = command(name, "--help")
+        assert status == 0
+        assert f"Examples:\n    orlop {name}" in out
+        assert "--json" in out
+
+
+def test_text_of_others_cannot_move_the_cursor(command: Run, store: orlop.Store) -> None:
+    """A name is any text: one with an escape must not hide the line above it."""
+    store.images.create(names=["evil\x1b[2K\rname\u202e"])
+    _, out, _ = command("df")
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "evil\\x1b[2K\\rname\\u202e" in out
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (5 * 2**40, "5.0 TiB"),
+        (2**60, "1048576.0 TiB"),
+    ],
+)
+def test_sizes_are_for_people(number: int, text: str) -> None:
+    assert render.size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, ""), (5, "just now"), (60, "1 minute"), (7300, "2 hours"), (90000, "1 day")]
+)
+def test_ages_are_for_people(seconds: float | None, text: str) -> None:
+    assert render.age(seconds) == text
+
+
+def test_a_plan_says_what_stays_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [Step("remove", "layer", "f" * 64, "/x/y", 2048, 7200, "nothing needs it")]
+    render.plan(Plan("gc", steps, [Kept("layer", "short", "", "it is mounted")], 1024), err=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "remove layer ffffffffffff (2.0 KiB, 2 hours, nothing needs it)",
+        "keep layer short: it is mounted",
+        "1 step, 1.0 KiB freed",
+    ]
