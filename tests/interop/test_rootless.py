@@ -1,150 +1,26 @@
-"""An ordinary user's store: in a user namespace, with the ids that are set aside for him, on every driver he can use.
+"""An ordinary user's store: in a user namespace, with the ids that are set aside for him, on every driver."""
 
-The user is made by the suite, and removed again. He cannot read an environment below /root, so he gets a copy of the
-package and of what it needs, and the first interpreter of this version that he can run.
-"""
-
-import importlib.util
 import io
 import json
 import os
 import shutil
-import stat
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ordinary_user
 import pytest
+from ordinary_user import FIRST_ID, IDS, User
 
 import orlop
 import peers
 
-_NEEDED = ("fastcrc", "isal", "backports")  # what the package imports, if it is there
-# Where udev runs anybody may open /dev/fuse. Where it does not, he is shown a device of that mode in its place.
-_AS_USER = """
-[ ! -e "$0" ] || mount --bind "$0" /dev/fuse || exit 120
-user=$1
-shift
-exec setpriv --reuid "$user" --regid "$user" --clear-groups "$@"
-"""
-_FIRST_ID = 1_700_000
-_IDS = 65_536
-
-
-@dataclass(frozen=True)
-class User:
-    """Somebody without rights, and what he may read: `place` is his, `library` is for all."""
-
-    uid: int
-    name: str
-    home: Path
-    python: str
-    library: Path
-    fuse: Path
-
-    def run(self, *argv: str, data: bytes = b"", ok: bool = True, **environ: str) -> peers.Result:
-        """A program run by him, in an environment that says no more than a login does."""
-        words = {
-            "HOME": str(self.home),
-            "USER": self.name,
-            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin",
-            "PYTHONPATH": str(self.library),
-            "TMPDIR": str(self.home),
-        }
-        done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", _AS_USER, str(self.fuse), str(self.uid), *argv],
-            input=data,
-            capture_output=True,
-            timeout=120,
-            cwd=self.home,
-            env=words | environ,
-            check=False,
-        )
-        if ok and done.returncode != 0:
-            raise peers.Failed(
-                f"{argv}: exit {done.returncode}\n{(done.stdout + done.stderr).decode()[-3000:]}"
-            )
-        return peers.Result(done.returncode, done.stdout, done.stderr)
-
-    def orlop(self, *args: str, **how: Any) -> peers.Result:
-        return self.run(self.python, str(self.library / "orlop-storage"), *args, **how)
-
 
 @pytest.fixture(scope="module")
 def user() -> Iterator[User]:
-    peers.need_root()
-    peers.need("newuidmap", "newgidmap", "useradd", "userdel", "usermod", "setpriv", "unshare")
-    room = Path(
-        tempfile.mkdtemp(prefix="orlop-user-", dir="/tmp")
-    )  # pytest's own directories are root's alone
-    room.chmod(0o755)
-    name = f"orlop{os.getpid()}"
-    ids = f"{_FIRST_ID}-{_FIRST_ID + _IDS - 1}"
-    subprocess.run(["useradd", "-m", "-d", room / "home", "-U", "-s", "/bin/sh", name], check=True)
-    try:
-        for kind in ("uid", "gid"):
-            _set_aside(name, kind, ids)
-        library = room / "library"
-        library.mkdir()
-        _install(library)
-        entry = subprocess.run(["id", "-u", name], check=True, capture_output=True, text=True)
-        uid = int(entry.stdout)
-        fuse = room / "fuse"
-        if os.path.exists("/dev/fuse"):
-            os.mknod(fuse, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
-            fuse.chmod(0o666)
-        yield User(uid, name, room / "home", _interpreter(uid), library, fuse)
-    finally:
-        peers.unmount_below(room)
-        subprocess.run(["userdel", name], check=True, capture_output=True)
-        shutil.rmtree(room)
-
-
-def _set_aside(name: str, kind: str, ids: str) -> None:
-    """Exactly these, whatever useradd chose."""
-    for line in Path(f"/etc/sub{kind}").read_text().splitlines():
-        owner, _, rest = line.partition(":")
-        if owner == name:
-            start, count = map(int, rest.split(":"))
-            given = f"{start}-{start + count - 1}"
-            subprocess.run(["usermod", f"--del-sub{kind}s", given, name], check=True)
-    subprocess.run(["usermod", f"--add-sub{kind}s", ids, name], check=True)
-
-
-def _install(library: Path) -> None:
-    for module in ("orlop", *_NEEDED):
-        found = importlib.util.find_spec(module)
-        for place in (found.submodule_search_locations or ()) if found else ():
-            shutil.copytree(place, library / module, ignore=shutil.ignore_patterns("__pycache__"))
-    (library / "orlop-storage").write_text("from orlop.dropin.main import run\n\nrun()\n")
-    subprocess.run(["chmod", "-R", "a+rX", library], check=True)
-
-
-def _interpreter(uid: int) -> str:
-    """One of this very version, because compiled modules were made for it."""
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    ask = "import sys; print(f'{sys.version_info[0]}.{sys.version_info[1]}')"
-    for python in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
-        try:
-            said = subprocess.run(
-                [python, "-I", "-c", ask],
-                capture_output=True,
-                text=True,
-                user=uid,
-                group=uid,
-                check=False,
-                cwd="/",
-            )
-        except OSError:
-            continue
-        if said.stdout.strip() == version:
-            return python
-    return peers.missing(f"a Python {version} that an ordinary user can run")
+    with ordinary_user.made() as user:
+        yield user
 
 
 PROGRAM = f"overlay.mount_program={shutil.which('fuse-overlayfs')}"
@@ -184,7 +60,7 @@ def _layers() -> tuple[bytes, bytes]:
         _member(tar, "private/file", b"secret", mode=0o600, uid=1000, gid=1001)
         _member(tar, "private/deep", type=tarfile.DIRTYPE, mode=0o500, uid=33, gid=33)
         _member(tar, "private/deep/file", b"deep", mode=0o400, uid=33, gid=33)
-        _member(tar, "su", b"\x7fELF" * 300, mode=0o4755, uid=_IDS, gid=_IDS)
+        _member(tar, "su", b"\x7fELF" * 300, mode=0o4755, uid=IDS, gid=IDS)
         _member(tar, "link", type=tarfile.SYMTYPE, linkname="etc/passwd", uid=7)
         _member(tar, "fifo", type=tarfile.FIFOTYPE)
         _member(tar, "null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)
@@ -297,7 +173,7 @@ def test_a_store_in_a_users_namespace_works_from_import_to_removal(
     assert "opaque/old" not in seen
     assert seen["private"] == ["drwx------", 1000, 1001]
     assert seen["private/file"] == ["-rw-------", 1000, 1001]
-    assert seen["su"] == ["-rwsr-xr-x", _IDS, _IDS]
+    assert seen["su"] == ["-rwsr-xr-x", IDS, IDS]
     assert seen["link"][1:] == [7, 0]
     assert seen["fifo"][0].startswith("p")
     assert seen["opaque/new"][1] == 5
@@ -311,7 +187,7 @@ def test_a_store_in_a_users_namespace_works_from_import_to_removal(
     assert diff["etc/passwd"] == (12, 13)
     assert "private/deep/.wh.file" in diff
     assert "opaque/again" in diff
-    assert set(said["owners"]) >= {0, 7, 33, 1000, _IDS}
+    assert set(said["owners"]) >= {0, 7, 33, 1000, IDS}
     assert said["left"] == []
     assert _owners(roots[0]) == {user.uid}  # nothing is left of those that he could not remove as himself
 
@@ -321,7 +197,7 @@ def test_files_of_subordinate_ids_are_removed_by_the_command(
 ) -> None:
     """Each command makes a namespace of its own (`--unshare`), and what an earlier one made is there for it."""
     _run_inside(user, roots, case, keep="1")
-    assert _owners(roots[0]) >= {user.uid, _FIRST_ID + 999, _FIRST_ID + 32, _FIRST_ID + _IDS - 1}
+    assert _owners(roots[0]) >= {user.uid, FIRST_ID + 999, FIRST_ID + 32, FIRST_ID + IDS - 1}
     driver, options = case
     flags = ["--unshare", "--graph", roots[0], "--run", roots[1], "--storage-driver", driver]
     flags += [word for option in options for word in ("--storage-opt", option)]
@@ -339,20 +215,22 @@ def _layer_of(graph: str, driver: str) -> str:
     return str(records[0]["layer"])
 
 
-def test_without_any_word_the_store_is_in_the_users_home(user: User) -> None:
-    """The paths of a rootless user: data in ~/.local/share, the run root where only he gets at."""
+@pytest.mark.parametrize("flags", [[], ["--unshare"]], ids=["no flag", "--unshare"])
+def test_without_any_word_the_store_is_in_the_users_home(user: User, flags: list[str]) -> None:
+    """The paths of a rootless user: data in ~/.local/share, the run root where only he gets at. A namespace is made
+    for him whether he asks for it or not."""
     environ = {"STORAGE_DRIVER": "vfs"}
     try:
-        layer = user.orlop("--unshare", "import-layer", data=_layers()[0], **environ).text.strip()
+        layer = user.orlop(*flags, "import-layer", data=_layers()[0], **environ).text.strip()
         store = user.home / ".local/share/containers/storage"
-        assert (store / "vfs" / "dir" / layer / "private").stat().st_uid == _FIRST_ID + 999
+        assert (store / "vfs" / "dir" / layer / "private").stat().st_uid == FIRST_ID + 999
         run = user.home / f"storage-run-{user.uid}"
         assert run.stat().st_uid == user.uid
         assert run.stat().st_mode & 0o777 == 0o700
         assert (run / "containers").is_dir()
-        status = user.orlop("--unshare", "status", **environ)
+        status = user.orlop(*flags, "status", **environ)
         assert f"Root: {store}" in (status.out + status.err).decode()
-        user.orlop("--unshare", "delete-layer", layer, **environ)
+        user.orlop(*flags, "delete-layer", layer, **environ)
         assert _owners(str(store)) == {user.uid}
     finally:
         shutil.rmtree(user.home / ".local", ignore_errors=True)

@@ -1,6 +1,7 @@
 """How errors, names and log lines are worded for programs that know the peers (`spec/errors.md`, `spec/cli.md`)."""
 
 import errno
+import os
 import re
 
 import pytest
@@ -139,7 +140,11 @@ def test_errors_of_the_system_name_operation_path_and_reason() -> None:
     error = OSError(errno.ENOENT, "No such file or directory", "/x")
     assert text.system_text(error, "open") == "open /x: no such file or directory"
     assert text.describe(error) == "/x: no such file or directory"
-    assert text.describe(OSError(errno.EIO, "whatever")) == "input/output error"
+    assert text.describe(OSError(errno.EIO, os.strerror(errno.EIO))) == "input/output error"
+    assert (
+        text.describe(OSError(errno.EINVAL, "More than the kernel knows", "/x"))
+        == "/x: more than the kernel knows"
+    )
 
 
 @pytest.mark.parametrize(

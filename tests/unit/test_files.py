@@ -303,6 +303,12 @@ def test_a_very_deep_directory_is_made(ram: Path, monkeypatch: pytest.MonkeyPatc
     files.remove_tree("d")
 
 
+def test_where_the_system_makes_no_directories_its_answer_is_the_error() -> None:
+    """/proc says that the parent is missing, which it is not."""
+    with pytest.raises(FileNotFoundError):
+        files.make_dirs("/proc/nowhere/below")
+
+
 def test_a_tree_is_synced_file_by_file_then_directory(tmp_path: Path, calls: list[str]) -> None:
     (tmp_path / "top" / "sub").mkdir(parents=True)
     (tmp_path / "top" / "a").write_text("")

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -237,10 +238,11 @@ def test_mounts_made_inside_are_not_seen_outside(output: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("command", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 143), ("kill -9 $$", 137)]
+    ("command", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", -15), ("kill -9 $$", -9)]
 )
-def test_the_exit_status_is_passed_on(command: str, status: int, output: Path) -> None:
+def test_the_exit_status_or_the_signal_is_told(command: str, status: int, output: Path) -> None:
     assert userns.enter_namespace(shell(command, output), environ=os.environ, uids=(), gids=()) == status
+    assert userns.run_program(shell(command, output), environ=os.environ) == status
 
 
 def test_the_environment_says_where_the_program_is(output: Path) -> None:
@@ -289,14 +291,15 @@ def test_missing_ranges_are_a_warning(output: Path, tmp_path: Path, monkeypatch:
     (tmp_path / "g").write_text("")
     monkeypatch.setattr(subids, "FILES", {"uid": str(tmp_path / "missing"), "gid": str(tmp_path / "g")})
     warnings: list[str] = []
-    environ = os.environ | {"USER": "alice"}
+    environ = os.environ | {"USER": "somebody-else"}
     status = userns.enter_namespace(
         shell("cat /proc/self/uid_map", output), environ=environ, warn=warnings.append
     )
     assert status == 0
+    me = pwd.getpwuid(os.getuid()).pw_name
     assert warnings == [
-        f'Found no UID ranges set aside for user "alice" in {tmp_path}/missing.',
-        f'Found no GID ranges set aside for user "alice" in {tmp_path}/g.',
+        f'Found no UID ranges set aside for user "{me}" in {tmp_path}/missing.',
+        f'Found no GID ranges set aside for user "{me}" in {tmp_path}/g.',
     ]
     assert output.read_text().split() == ["0", str(os.geteuid()), "1"]
 
@@ -305,19 +308,23 @@ OUTER = """
 import os, sys
 from orlop.system import userns
 print("started", flush=True)
-sys.exit(userns.enter_namespace(sys.argv[1:], environ=os.environ, uids=(), gids=()))
+if sys.argv[1] == "inside":
+    sys.exit(userns.enter_namespace(sys.argv[2:], environ=os.environ, uids=(), gids=()))
+sys.exit(userns.run_program(sys.argv[2:], environ=os.environ))
 """
 
 
-@pytest.fixture
-def outer(output: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs another one in a namespace; both wait to be told to end."""
+@pytest.fixture(params=["inside", "here"])
+def outer(request: pytest.FixtureRequest, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs another one, in a namespace or not; both wait to be told to end."""
     command = f"trap 'echo TERM >> {output}; exit 7' TERM; trap 'echo HUP >> {output}; exit 8' HUP;"
     command += (
         f"trap 'echo INT >> {output}; exit 9' INT; echo $$ > {output}.pid; while :; do sleep 0.02; done"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", OUTER, "sh", "-c", command], stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", OUTER, request.param, "sh", "-c", command],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     ) as process:
         assert process.stdout
         process.stdout.readline()
@@ -358,7 +365,7 @@ def test_an_interrupt_from_the_terminal_arrives_once(output: Path) -> None:
     pid, terminal = os.forkpty()
     if not pid:
         inner = [sys.executable, "-c", INTERRUPTED, str(output)]
-        os.execv(sys.executable, [sys.executable, "-c", OUTER, *inner])
+        os.execv(sys.executable, [sys.executable, "-c", OUTER, "inside", *inner])
     try:
         said = b""
         while b"ready" not in said:

@@ -209,6 +209,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("wipe", "", 0, 0, (_JSON,), "maintenance:wipe", "Delete all containers, images and layers"),
     Command("shutdown", "", 0, 0, (_FORCE, _JSON), "maintenance:shutdown", "Shut the driver down"),
     Command("config", "[file]", 0, 1, (), "maintenance:config", "Show the effective configuration"),
+    Command("unshare", "[command [...]]", 0, UNLIMITED, (), "namespace:unshare",
+            "Run a command in a user namespace"),
 )
 # fmt: on
 

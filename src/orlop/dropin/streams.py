@@ -52,6 +52,12 @@ class Streams:
     def err(self, data: str | bytes) -> None:
         self._add(ERR, data)
 
+    def log(self, level: str, message: str) -> None:
+        """A line of the log."""
+        from orlop.dropin.text import log_line
+
+        self.err(log_line(level, message))
+
     def flush(self) -> None:
         """Write what was collected.
 
@@ -112,6 +118,11 @@ class Call:
     def complain(self, line: str) -> None:
         """A line on standard error."""
         self.streams.err(line + "\n")
+
+    def warn(self, message: str) -> None:
+        """Something odd, which only a log at debug level tells: scripts compare what else is printed."""
+        if self.values.on("debug"):
+            self.streams.log("warning", message)
 
     def answer(self, value: object) -> None:
         """A JSON document on standard output; the keys of maps sorted."""

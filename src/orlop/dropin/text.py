@@ -44,7 +44,7 @@ def _worded(error: BaseException) -> str:
 
 def system_text(error: OSError, operation: str = "") -> str:
     """`open <path>: no such file or directory`: operation, path, reason in lower case."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
+    reason = error.strerror or str(error)
     reason = reason[:1].lower() + reason[1:]
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     subject = f"{operation} {where}".strip()

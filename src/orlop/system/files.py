@@ -200,20 +200,21 @@ def make_dirs(path: str, mode: int = 0o700) -> None:
     (`os.makedirs` gives its mode to the last one only; under a umask of 0 anybody could write to the others.)
     """
     missing = [path]
+    there = ""
     while missing:
         try:
             os.mkdir(missing[-1], mode)
         except FileNotFoundError:
             parent = os.path.dirname(missing[-1].rstrip("/"))
-            if not parent or parent == missing[-1]:
+            if not parent or parent in (missing[-1], there):  # /proc says so, too: nothing can be made there
                 raise
             missing.append(parent)
         except FileExistsError:
             if not os.path.isdir(missing[-1]):
                 raise
-            missing.pop()
+            there = missing.pop()
         else:
-            missing.pop()
+            there = missing.pop()
 
 
 def sync_dir(path: str) -> None:

@@ -105,16 +105,14 @@ def enter_namespace(
     gids: Sequence[Range] | None = None,
     warn: Callable[[str], object] = str,
 ) -> int:
-    """Run a program in a new user and mount namespace, and return its exit status (128 + signal if it was killed).
+    """Run a program in a new user and mount namespace; its exit status, or minus the signal that killed it.
 
     Inside, id 0 is the caller and the ids from 1 on are the subordinate ones: `uids` and `gids`, or what is set
     aside for the user. An ordinary user's maps are written by `newuidmap` and `newgidmap`; if that fails `warn` is
-    told, and 0 is the only id. The program dies with us, and is sent the HUP, INT and TERM that we get. Raises
-    `OSError` if the namespace cannot be made or the program cannot be run.
+    told, and 0 is the only id. For the rest see `run_program`. Raises `OSError` without a file name if the namespace
+    cannot be made.
     """
-    import signal
-
-    user = environ.get("USER") or _user_name()
+    user = _user_name()
     if uids is None:
         uids = _set_aside(user, "uid", warn)
     if gids is None:
@@ -124,14 +122,36 @@ def enter_namespace(
     if ids[0] != 0:
         environment |= {ROOTLESS_UID: str(ids[0]), ROOTLESS_GID: str(ids[1])}
         environment.setdefault("BUILDAH_ISOLATION", "rootless")
+
+    def write_maps(pid: int) -> None:
+        _write_map(pid, "uid", ids[0], uids, environment, warn)
+        _write_map(pid, "gid", ids[1], gids, environment, warn)
+
+    return _run_to_its_end(argv, environment, libc.CLONE_NEWUSER | libc.CLONE_NEWNS, write_maps)
+
+
+def run_program(argv: Sequence[str], *, environ: Mapping[str, str]) -> int:
+    """Run a program with our streams; its exit status, or minus the signal that killed it.
+
+    It dies with us, and is sent the HUP, INT and TERM that we get. Raises `OSError`, whose file name is the first
+    word, if it cannot be run.
+    """
+    return _run_to_its_end(argv, environ, 0, lambda pid: None)
+
+
+def _run_to_its_end(
+    argv: Sequence[str], environ: Mapping[str, str], namespaces: int, prepare: Callable[[int], None]
+) -> int:
+    """`prepare` is told the child's process id when it is in its `namespaces` and waits for its maps."""
+    import signal
+
     forwarded = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*forwarded, signal.SIGCHLD))
     try:
-        child = _Child(argv, environment, before)
+        child = _Child(argv, environ, before, namespaces)
         try:
             child.expect_namespace()
-            _write_map(child.pid, "uid", ids[0], uids, environment, warn)
-            _write_map(child.pid, "gid", ids[1], gids, environment, warn)
+            prepare(child.pid)
             child.run()
         except BaseException:
             child.kill()
@@ -150,6 +170,7 @@ def enter_namespace(
 
 
 def _user_name() -> str:
+    """As the system knows him. USER may name somebody else, after `su` or `setpriv`; the peers ignore it, too."""
     import pwd
 
     try:
@@ -171,7 +192,9 @@ def _set_aside(user: str, kind: Kind, warn: Callable[[str], object]) -> tuple[Ra
 class _Child:
     """The process that makes the namespace, waits for its maps, and becomes the program."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], mask: Iterable[int]) -> None:
+    def __init__(
+        self, argv: Sequence[str], environ: Mapping[str, str], mask: Iterable[int], namespaces: int
+    ) -> None:
         self._program = argv[0]
         # All that imports something comes before the fork: threads of ours may hold the locks that importing needs.
         libc.load()
@@ -184,7 +207,7 @@ class _Child:
         if not self.pid:
             try:
                 os.close(self._orders)
-                self._become(programs, list(argv), dict(environ), mask, parent, hear, say)
+                self._become(programs, list(argv), dict(environ), mask, namespaces, parent, hear, say)
             except BaseException as error:
                 os.write(say, b"%d" % (getattr(error, "errno", None) or errno.EPROTO))
             finally:
@@ -198,13 +221,15 @@ class _Child:
         argv: list[str],
         environ: dict[str, str],
         mask: Iterable[int],
+        namespaces: int,
         parent: int,
         hear: int,
         say: int,
     ) -> None:
         import signal
 
-        libc.unshare(libc.CLONE_NEWUSER | libc.CLONE_NEWNS)
+        if namespaces:
+            libc.unshare(namespaces)
         os.write(say, b"+")
         if not os.read(hear, 1):
             return
@@ -235,12 +260,9 @@ class _Child:
         self._close()
 
     def status(self) -> int | None:
-        """Its exit status if it ended."""
+        """If it ended: its exit status, or minus a signal."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if not pid:
-            return None
-        code = os.waitstatus_to_exitcode(status)
-        return code if code >= 0 else 128 - code
+        return os.waitstatus_to_exitcode(status) if pid else None
 
     def kill(self) -> None:
         self._close()
