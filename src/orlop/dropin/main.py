@@ -134,7 +134,7 @@ class _Wanted:
 
     def warn(self, message: str) -> None:
         if self.values.on("debug") or not self._level_is_known:
-            _log(self.streams, "warning", message)
+            self.streams.log("warning", message)
 
     def open(self) -> Store:
         """The store.
@@ -209,13 +209,13 @@ def _log_settings(options: StoreOptions, streams: Streams) -> None:
     """What the log begins with. From now on it also tells of every wait for a lock."""
     from orlop.system import locks
 
-    _log(streams, "debug", f"Root: {options.graph_root}")
-    _log(streams, "debug", f"Run Root: {options.run_root}")
-    _log(streams, "debug", f"Driver Name: {options.driver}")
-    _log(streams, "debug", f"Driver Options: [{' '.join(options.driver_options)}]")
+    streams.log("debug", f"Root: {options.graph_root}")
+    streams.log("debug", f"Run Root: {options.run_root}")
+    streams.log("debug", f"Driver Name: {options.driver}")
+    streams.log("debug", f"Driver Options: [{' '.join(options.driver_options)}]")
 
     def waiting(path: str, mode: str) -> None:
-        _log(streams, "debug", f"waiting for {path} ({mode})")
+        streams.log("debug", f"waiting for {path} ({mode})")
         streams.flush()
 
     locks.on_wait = waiting
@@ -242,12 +242,6 @@ def _occupy_standard_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.open("/dev/null", os.O_RDWR)  # the lowest free number, which is this one
-
-
-def _log(streams: Streams, level: str, message: str) -> None:
-    from orlop.dropin.text import log_line
-
-    streams.err(log_line(level, message))
 
 
 def _die_of(name: str) -> NoReturn:
