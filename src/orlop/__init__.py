@@ -11,8 +11,11 @@ command start about as quickly as the interpreter.
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from orlop.config.idmapping import parse_id_mappings
+    from orlop.config.load import Configuration
     from orlop.drivers.api import Driver
     from orlop.errors import (
+        ConfigError,
         Conflict,
         Damaged,
         LimitExceeded,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from orlop.model.idmap import IDMap, IDMappings
     from orlop.model.image import Image
     from orlop.model.layer import Layer
+    from orlop.model.options import StoreOptions
     from orlop.store.opening import open_store
     from orlop.store.store import Store
     from orlop.version import __version__
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoUserNS": "orlop.model.autouserns",
     "Change": "orlop.model.changes",
+    "ConfigError": "orlop.errors",
+    "Configuration": "orlop.config.load",
     "Conflict": "orlop.errors",
     "Container": "orlop.model.container",
     "Damaged": "orlop.errors",
@@ -51,14 +57,18 @@ _HOMES = {
     "ReadOnly": "orlop.errors",
     "StorageError": "orlop.errors",
     "Store": "orlop.store.store",
+    "StoreOptions": "orlop.model.options",
     "Unsafe": "orlop.errors",
     "__version__": "orlop.version",
     "open_store": "orlop.store.opening",
+    "parse_id_mappings": "orlop.config.idmapping",
 }
 
 __all__ = [
     "AutoUserNS",
     "Change",
+    "ConfigError",
+    "Configuration",
     "Conflict",
     "Container",
     "Damaged",
@@ -74,9 +84,11 @@ __all__ = [
     "ReadOnly",
     "StorageError",
     "Store",
+    "StoreOptions",
     "Unsafe",
     "__version__",
     "open_store",
+    "parse_id_mappings",
 ]
 
 

@@ -22,6 +22,7 @@ NO_ID = "identifier is not a layer, image, or container"
     "TransientStore",
     "GraphDriverName",
     "GraphOptions",
+    "PullOptions",
     "UIDMap",
     "GIDMap",
     "Version",
@@ -32,6 +33,7 @@ def test_a_store_says_how_it_was_opened(store: orlop.Store, disk: Disk, place: P
     assert store.driver_name == disk.driver
     assert store.driver_options == ()
     assert not store.mappings
+    assert store.pull_options == {}
     maps = IDMappings((IDMap(0, 5, 7),), (IDMap(0, 6, 8),))
     options = [f"{disk.driver}.ignore_chown_errors=true"]
     with orlop.open_store(
@@ -42,10 +44,14 @@ def test_a_store_says_how_it_was_opened(store: orlop.Store, disk: Disk, place: P
         image_store=place / "s2",
         transient=True,
         mappings=maps,
+        pull_options={"use_hard_links": "true"},
         durability="none",
     ) as second:
         assert (second.image_store, second.transient) == (str(place / "s2"), True)
         assert (second.driver_options, second.mappings) == (tuple(options), maps)
+        assert second.pull_options == {"use_hard_links": "true"}
+        with pytest.raises(TypeError):
+            second.pull_options["use_hard_links"] = "false"  # type: ignore[index]
         second.shutdown()
     assert store.version() == [("Version", orlop.__version__)]
 

@@ -72,13 +72,13 @@ def plain(text: str) -> Table | None:
                 return None
             if name.count(".") >= CONFIG_DEPTH_MAX:
                 return None
-            if not _is_bare(last) or last in tables[parent] or not _is_blank(rest) or "]" not in line:
+            if not is_bare(last) or last in tables[parent] or not _is_blank(rest) or "]" not in line:
                 return None
             table = tables[name] = tables[parent][last] = {}
             continue
         key, equals, value = line.partition("=")
         key, value = key.rstrip(_BLANKS), value.lstrip(_BLANKS)
-        if not equals or not _is_bare(key) or key in table:
+        if not equals or not is_bare(key) or key in table:
             return None
         if value[:1] == "[":
             value = _joined(value, lines)
@@ -129,7 +129,7 @@ def _inline(text: str) -> Table | None:
         key, _, value = item.partition("=")
         key = key.strip(_BLANKS)
         found = _string(value)
-        if found is None or key in table or not _is_bare(key):
+        if found is None or key in table or not is_bare(key):
             return None
         table[key] = found
     return table
@@ -142,7 +142,7 @@ def _string(text: str) -> str | None:
     return inside if plain else None
 
 
-def _is_bare(key: str) -> bool:
+def is_bare(key: str) -> bool:
     return bool(key) and _BARE.issuperset(key)
 
 

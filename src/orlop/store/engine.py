@@ -44,6 +44,8 @@ class Engine:
                 peer=f"imagestore {options.image_store} must either be not set or be a different than graphroot",
                 path=options.image_store,
             )
+        if options.driver:
+            registry.check_name(options.driver, options.graph_root)
         for root in (options.run_root, options.graph_root, options.image_store):
             if root:
                 files.make_dirs(root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from _weakref import ref
 
 from orlop.config import environment, paths
 from orlop.errors import ConfigError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _DURABILITY_OPTION = "orlop.durability"
 DURABILITIES = ("full", "none")
+
+_opened: list[ref[Store]] = []  # by this process, some of them closed by now
 
 
 def open_store(
@@ -82,7 +85,27 @@ def open_store(
         auto_userns_max_size=auto_userns_max_size,
         pull_options=pull_options,
     )
-    return Store(completed(given, durability=durability, warn=warn))
+    options = completed(given, durability=durability, warn=warn)
+    if not options.driver:
+        options = options.replace(driver=_driver_in_use(options))
+    store = Store(options)
+    _opened[:] = [other for other in _opened if other() is not None] + [ref(store)]
+    return store
+
+
+def _driver_in_use(options: StoreOptions) -> str:
+    """The driver with which this process has the same roots open already, or nothing.
+
+    The peers return the store that is open. Without this, one that was opened as vfs might be opened a second time
+    with what the selection prefers, and look empty.
+    """
+    for other in _opened:
+        store = other()
+        if store is None or store.closed:
+            continue
+        if (store.graph_root, store.run_root) == (options.graph_root, options.run_root):
+            return store.driver_name
+    return ""
 
 
 def completed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orlop.errors import ConfigError
+from orlop.model.value import FrozenMap
 from orlop.store.containers import Containers
 from orlop.store.contents import Contents
 from orlop.store.engine import Engine
@@ -14,6 +15,7 @@ from orlop.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
@@ -53,6 +55,11 @@ class Store(References, Contents, Upkeep):
         for collection in (self.layers, self.images, self.containers):
             collection._engine = self._engine
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return isinstance(self._engine, _Closed)
+
     def __repr__(self) -> str:
         return f"<Store {self.graph_root}>"
 
@@ -85,6 +92,11 @@ class Store(References, Contents, Upkeep):
     @property
     def driver_options(self) -> tuple[str, ...]:
         return self.options.driver_options
+
+    @property
+    def pull_options(self) -> Mapping[str, str]:
+        """What those who pull are told, texts all of them (`spec/config.md` 8.4); cannot be changed."""
+        return self.options.pull_options or FrozenMap()
 
     @property
     def mappings(self) -> IDMappings:
