@@ -207,6 +207,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("status", "", 0, 0, (_JSON,), "maintenance:status", "Show the state of the store and its driver"),
     Command("version", "", 0, 0, (_JSON,), "maintenance:version", "Show the version"),
     Command("wipe", "", 0, 0, (_JSON,), "maintenance:wipe", "Delete all containers, images and layers"),
+    Command("gc", "", 0, 0, (_JSON,), "maintenance:gc", "Take away what belongs to nothing"),
     Command("shutdown", "", 0, 0, (_FORCE, _JSON), "maintenance:shutdown", "Shut the driver down"),
     Command("config", "[file]", 0, 1, (), "maintenance:config", "Show the effective configuration"),
     Command("unshare", "[command [...]]", 0, UNLIMITED, (), "namespace:unshare",

@@ -38,6 +38,29 @@ def wipe(call: Call) -> int:
     return _done(call, "wipe", call.store.wipe)
 
 
+def gc(call: Call) -> int:
+    """All is tried; of what could not be taken away the first is told."""
+
+    def collect() -> None:
+        for _, error in call.store.gc().failed:
+            raise StorageError(error)
+
+    try:
+        return _done(call, "gc", collect)
+    finally:
+        _leave_nothing_mounted(call)
+
+
+def _leave_nothing_mounted(call: Call) -> None:
+    """The end of `check` and `gc`, as with the peers: what was mounted is unmounted, which counts as no failure."""
+    try:
+        call.store.shutdown(force=True)
+    except (StorageError, OSError) as error:
+        from orlop.dropin.text import describe
+
+        call.complain(f"shutdown: {describe(error)}")
+
+
 def _done(call: Call, verb: str, work: Callable[[], object]) -> int:
     """Nothing to say in text; in JSON an empty text, or an object without members for a failure."""
     try:
