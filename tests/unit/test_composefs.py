@@ -580,6 +580,7 @@ PROGRAMS = {
     "fails": ("echo why it failed >&2; exit 3", "why it failed"),
     "fails silently": ("exit 3", "exit status 3"),
     "reads little": ("head -c 10 >/dev/null; echo enough >&2; exit 1", "enough"),
+    "does not want to know": ("exit 0", "exit status 0"),
     "is killed": ("kill -9 $$", "exit status -9"),
     "writes nothing": ("cat >/dev/null", "no image of composefs"),
     "writes something else": ("cat", "no image of composefs"),

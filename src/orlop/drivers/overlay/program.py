@@ -15,6 +15,7 @@ from orlop.system import files, mounts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from subprocess import Popen
 
     from orlop.model.idmap import IDMap, IDMappings
 
@@ -112,19 +113,29 @@ def run(
             stdout=subprocess.DEVNULL if output is None else output,
             stderr=messages,
         ) as process:
+            read_all = True
             try:
                 for piece in text or ():
-                    assert process.stdin is not None
-                    files.write_all(process.stdin.fileno(), piece)
-            except BrokenPipeError:
-                pass  # it ended early, and will have said why
+                    read_all = _feed(process, piece)
+                    if not read_all:
+                        break
             except BaseException:
                 process.kill()
                 raise
-        if process.returncode:
+        if process.returncode or not read_all:
             messages.seek(0)
             said = messages.read(_MESSAGES).decode("utf-8", "replace").strip()
             raise OSError(None, f"{argv[0]} failed: {said or f'exit status {process.returncode}'}")
+
+
+def _feed(process: Popen[bytes], piece: bytes) -> bool:
+    """False if the program ended early; it will have said why."""
+    assert process.stdin is not None
+    try:
+        files.write_all(process.stdin.fileno(), piece)
+        return True
+    except BrokenPipeError:
+        return False
 
 
 # --- traces of a mount program ------------------------------------------------------------------------------
