@@ -1,30 +1,21 @@
-"""One store, two programs: what either writes the other reads, changes and deletes, also while both run."""
+"""One store, two programs: what either writes the other reads, changes and deletes."""
 
 import hashlib
 import io
 import json
-import os
-import random
-import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
-import threading
-import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_image import make_image, tar_of
 
 import invariants
 import orlop
 import peers
 from peers import Program
 
-SECONDS = int(os.environ.get("N") or 15)
 Pair = tuple[Program, Program]
 
 
@@ -37,29 +28,6 @@ def driver(request: pytest.FixtureRequest) -> str:
 def shared(shared: Pair, driver: str) -> Pair:
     ours, theirs = shared
     return ours.on(driver=driver), theirs.on(driver=driver)
-
-
-def tar_of(seed: int, files: int = 12) -> bytes:
-    """A layer with directories, files, links and odd names; different for each seed."""
-    chance = random.Random(seed)
-    out = io.BytesIO()
-    with tarfile.open(
-        fileobj=out, mode="w", format=chance.choice([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-    ) as tar:
-        for number in range(files):
-            info = tarfile.TarInfo(f"d{number % 3}/{'long' * 40 if number == 5 else 'f'}{number}-é")
-            data = chance.randbytes(chance.choice([0, 1, 511, 512, 513, 9000]))
-            info.size, info.mtime, info.mode = (
-                len(data),
-                1_600_000_000 + seed,
-                chance.choice([0o644, 0o4755, 0o600]),
-            )
-            info.uid, info.gid = chance.randrange(3), chance.randrange(3)
-            tar.addfile(info, io.BytesIO(data))
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname, link.mode = tarfile.SYMTYPE, "d0/f0-é", 0o777
-        tar.addfile(link)
-    return out.getvalue()
 
 
 def fill(program: Program) -> dict[str, str]:
@@ -145,56 +113,6 @@ def test_the_other_renames_and_deletes(writer_and_reader: Pair) -> None:
     invariants.hold(writer.graph, writer.run, writer.driver)
 
 
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """podman wants a run root of at most 50 characters."""
-    path = Path(tempfile.mkdtemp(prefix="o-", dir="/tmp"))
-    yield path
-    peers.unmount_below(path)
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def make_image(base: Path, driver: str, tar: bytes) -> tuple[str, bytes]:
-    """An image of one layer, made by us; its id and manifest."""
-    config = json.dumps(
-        {
-            "architecture": "amd64",
-            "os": "linux",
-            "config": {"Cmd": ["/bin/sh"], "Labels": {"made-by": "orlop"}},
-            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(tar).hexdigest()]},
-            "history": [{"created": "2026-01-02T03:04:05Z", "created_by": "test"}],
-        }
-    ).encode()
-    config_digest = "sha256:" + hashlib.sha256(config).hexdigest()
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": config_digest,
-                "size": len(config),
-            },
-            "layers": [
-                {
-                    "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                    "digest": "sha256:" + hashlib.sha256(tar).hexdigest(),
-                    "size": len(tar),
-                }
-            ],
-        }
-    ).encode()
-    with orlop.open_store(base / "graph", base / "run", driver) as store:
-        layer = store.layers.put(io.BytesIO(tar))
-        image = store.images.create(
-            id=config_digest.partition(":")[2],
-            layer=layer.id,
-            names=["example.org/made:1"],
-            data={"manifest": manifest, config_digest: config},
-        )
-    return image.id, manifest
-
-
 def test_podman_lists_and_inspects_an_image_that_we_made(short: Path, driver: str) -> None:
     """With manifest and configuration as big data it is an image like any other."""
     peers.need_root()
@@ -216,166 +134,3 @@ def test_podman_lists_and_inspects_an_image_that_we_made(short: Path, driver: st
     with orlop.open_store(base / "graph", base / "run", driver) as store:
         assert list(store.images) == []
         assert list(store.layers) == []
-
-
-# --- both at once -------------------------------------------------------------------------------------------
-
-_OURS = """
-import io, random, sys, time
-import orlop
-graph, run, driver, seconds, seed, blob = sys.argv[1:]
-tar = open(blob, "rb").read()
-chance = random.Random(int(seed))
-end = time.monotonic() + float(seconds)
-done = 0
-worst = 0.0
-with orlop.open_store(graph, run, driver, durability="none") as store:
-    while time.monotonic() < end:
-        before = time.monotonic()
-        name = f"ours-{seed}-{done}"
-        layer = store.layers.put(io.BytesIO(tar), names=[name])
-        image = store.images.create(layer=layer.id, names=[name], data={"manifest": name.encode()})
-        store.images.add_names(image.id, [name + "-more"])
-        box = store.containers.create(image=name, names=[name])
-        store.containers.data(box.id)["state"] = b"running"
-        with store.mounted(box.id) as root:
-            (root / "written").write_text(name)
-        listed = [layer.id for layer in store.layers]
-        assert layer.id in listed and box.layer in listed, "our own layer is missing from the list"
-        assert store.images.data(name)["manifest"] == name.encode()
-        if chance.random() < 0.9:
-            store.containers.delete(name)
-            store.images.delete(name)
-        done += 1
-        worst = max(worst, time.monotonic() - before)
-print(done, worst)
-"""
-
-
-def _peer_loop(
-    theirs: Program, blob: Path, seed: int, end: float, problems: list[str], done: list[int]
-) -> None:
-    number = 0
-    try:
-        while time.monotonic() < end:
-            name = f"theirs-{seed}-{number}"
-            layer = theirs.line("import-layer", "-n", name, "-f", str(blob))
-            image = theirs.line("create-image", "-n", name, layer)
-            theirs("set-image-data", image, "manifest", data=name.encode())
-            box = theirs.line("create-container", "-n", name, image)
-            root = Path(theirs("mount", box).text.strip())
-            (root / "theirs").write_text(name)
-            theirs("unmount", box)
-            assert layer in theirs("layers").lines
-            assert theirs("get-image-data", name, "manifest").text == name
-            if number % 10:
-                theirs("delete-container", box)
-                theirs("delete-image", image)
-            number += 1
-    except Exception as error:
-        problems.append(f"theirs, {number}: {error}")
-    done.append(number)
-
-
-def _run_ours(ours: Program, blob: Path) -> subprocess.CompletedProcess[str]:
-    words = [str(ours.graph), str(ours.run), ours.driver, str(SECONDS), "1", str(blob)]
-    return subprocess.run(
-        [sys.executable, "-c", _OURS, *words],
-        capture_output=True,
-        timeout=SECONDS + 120,
-        text=True,
-        check=False,
-    )
-
-
-def _judge(mine: subprocess.CompletedProcess[str], theirs: list[int]) -> None:
-    assert mine.returncode == 0, mine.stderr
-    count, worst = mine.stdout.split()
-    assert int(count) > 3
-    assert theirs[0] > 3
-    assert float(worst) < 5, f"one round of ours took {worst} s"
-
-
-def test_two_programs_at_once_lose_nothing_and_nobody_hangs(shared: Pair, tmp_path: Path) -> None:
-    """Suite 5.6: each makes, mounts, changes and deletes its own things; every wish is granted; the end is whole."""
-    ours, theirs = shared
-    blob = tmp_path / "blob.tar"
-    blob.write_bytes(tar_of(4))
-    ours("layers")
-    end = time.monotonic() + SECONDS
-    problems: list[str] = []
-    done: list[int] = []
-    peer = threading.Thread(target=_peer_loop, args=(theirs, blob, 1, end, problems, done))
-    peer.start()
-    mine = _run_ours(ours, blob)
-    peer.join(timeout=120)
-    assert not peer.is_alive(), "the peer hangs"
-    assert not problems, problems
-    _judge(mine, done)
-    invariants.hold(ours.graph, ours.run, ours.driver)
-    assert listing(ours) == listing(theirs)
-    names = {name for image in ours.json("images") for name in image.get("names", ())}
-    assert {n for n in names if n.startswith("theirs-1-")} == {f"theirs-1-{i}" for i in range(0, done[0], 10)}
-
-
-def _podman_loop(base: Path, driver: str, end: float, problems: list[str], done: list[int]) -> None:
-    """Containers of an image that orlop made, one after the other; every tenth stays."""
-    number = 0
-    podman = partial(peers.podman, base, driver=driver)
-    try:
-        while time.monotonic() < end:
-            name = f"box{number}"
-            podman("create", "--pull=never", "--network=none", "--name", name, "example.org/made:1")
-            root = Path(podman("mount", name).text.strip())
-            assert (root / "d0" / "f0-é").exists(), "the image's files are not seen"
-            (root / "written").write_text(name)
-            assert (root / "written").read_text() == name
-            podman("umount", name)
-            if number % 10:
-                podman("rm", name)
-            number += 1
-    except Exception as error:
-        problems.append(f"podman, {number}: {error}")
-    done.append(number)
-
-
-def test_podman_and_we_at_once_with_running_mounts(short: Path, driver: str) -> None:
-    """podman makes, mounts and removes containers while a program of ours does, and one of our mounts stays."""
-    peers.need_root()
-    peers.need("podman")
-    blob = short / "blob.tar"
-    blob.write_bytes(tar_of(4))
-    image, _ = make_image(short, driver, tar_of(3))
-    ours = peers.orlop_storage(short, driver=driver)
-    podman = partial(peers.podman, short, driver=driver)
-    ours("create-container", "-n", "kept", "example.org/made:1")
-    kept = Path(ours.line("mount", "kept"))
-    (kept / "kept").write_text("before")
-    problems: list[str] = []
-    done: list[int] = []
-    end = time.monotonic() + SECONDS
-    peer = threading.Thread(target=_podman_loop, args=(short, driver, end, problems, done))
-    peer.start()
-    mine = _run_ours(ours, blob)
-    peer.join(timeout=120)
-    assert not peer.is_alive(), "podman hangs"
-    assert not problems, problems
-    _judge(mine, done)
-    assert (kept / "kept").read_text() == "before"
-    assert (kept / "d0" / "f0-é").exists()
-    if driver == "overlay":
-        assert str(kept) in peers.mounts_below(kept)
-    staying = {f"box{number}" for number in range(0, done[0], 10)}
-    assert {name for box in ours.json("containers") for name in box["names"]} >= staying | {"kept"}
-    for name in staying:
-        assert 'Add "/written"' in ours("changes", _layer_of(ours, name)).lines
-        podman("rm", name)
-    assert podman("ps", "-aq").text == ""
-    ours("unmount", "kept")
-    ours("delete-container", "kept")
-    assert podman("image", "inspect", "-f", "{{.Id}}", "example.org/made:1").text.strip() == image
-    invariants.hold(ours.graph, ours.run, driver)
-
-
-def _layer_of(program: Program, box: str) -> str:
-    return str(program.json("container", box)[0]["layer"])
