@@ -46,9 +46,12 @@ def gc(call: Call) -> int:
             raise StorageError(error)
 
     try:
-        return _done(call, "gc", collect)
-    finally:
-        _leave_nothing_mounted(call)
+        status = _done(call, "gc", collect)
+    except Refusal as refusal:
+        call.complain(str(refusal))
+        status = 1
+    _leave_nothing_mounted(call)
+    return status
 
 
 def _leave_nothing_mounted(call: Call) -> None:
