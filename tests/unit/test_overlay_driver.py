@@ -17,6 +17,7 @@ from orlop.errors import ConfigError, IncompatibleFilesystem, LimitExceeded, Not
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.records.trash import Trash
 from orlop.system import files, overlayfs
+from orlop.system.ownlock import own
 
 pytest_plugins = ("overlays",)
 
@@ -61,12 +62,22 @@ def test_the_home_stays_as_it_is_if_so_wished(open_overlay: Callable[..., Overla
 
 
 def test_the_home_stays_mounted_while_a_peer_prepares_something_in_it(driver: Overlay, home: Path) -> None:
-    (home / "staging" / "123").mkdir(parents=True)
+    """What a partial pull that ended left there is deleted: its lock is free. Without a lock nobody can tell."""
+    for name in ("used", "left", "unknown"):
+        (home / "staging" / name / "dir").mkdir(parents=True)
+    (home / "staging/left/staging.lock").touch()
+    lock = own(str(home / "staging/used/staging.lock"))
+    assert lock is not None
     driver.shutdown()
     assert peers.mounts_below(home) == [str(home)]
-    (home / "staging" / "123").rmdir()
+    assert sorted(os.listdir(home / "staging")) == ["unknown", "used"]
+    lock.close()
+    driver.shutdown()
+    assert peers.mounts_below(home) == [str(home)]
+    files.remove_tree(str(home / "staging/unknown"))
     driver.shutdown()
     assert peers.mounts_below(home) == []
+    assert os.listdir(home / "staging") == []
 
 
 def test_answers_of_the_kernel_are_kept_in_files(open_overlay: Callable[..., Overlay], place: Path) -> None:

@@ -347,11 +347,10 @@ class Overlay(NaiveDiff, SupportsFiles, SupportsInspection, DependsOnLayers, Sup
 
     def shutdown(self) -> None:
         """Take the bind mount off the home; not while a peer has something in preparation there."""
-        try:
-            if os.listdir(f"{self.home}/staging"):
-                return
-        except FileNotFoundError:
-            pass
+        from orlop.drivers.overlay import leftovers
+
+        if not leftovers.clear_staging(self._layout):
+            return
         try:
             mounts.unmount(self.home)
         except FileNotFoundError:

@@ -78,6 +78,22 @@ def needs(layout: Layout, id: str) -> list[str]:
     return found
 
 
+def clear_staging(layout: Layout) -> bool:
+    """Delete the directories of partial pulls that ended; False if others, or what is not known, are still there."""
+    all_gone = True
+    for home in layout.own:
+        for found in _staging(home):
+            lock = None if found.keep else own(f"{found.path}/{_LOCK}")
+            if lock is None:
+                all_gone = False
+                continue
+            try:
+                files.remove_tree(found.path)
+            finally:
+                lock.close()
+    return all_gone
+
+
 def _dangling(home: str, layout: Layout) -> Iterator[Leftover]:
     broken = []
     for name in _listed(f"{home}/l"):
