@@ -1,14 +1,18 @@
 """Id maps: arithmetic and text of `spec/userns.md` 1."""
 
 import copy
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orlop.config.idmapping import parse_id_mappings
 from orlop.errors import InvalidMappings
 from orlop.model.idmap import IDENTITY, OVERFLOW_ID, IDMap, IDMappings, parse
+from orlop.system import subids
 
 USERS = (IDMap(0, 100_000, 1000), IDMap(1000, 5, 1))
 GROUPS = (IDMap(0, 200_000, 10),)
@@ -167,6 +171,98 @@ def test_maps_are_values() -> None:
         with pytest.raises(AttributeError, match="frozen"):
             delattr(value, name)
 
+
+# --- what programs ask for ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """subuid and subgid files in which "me" has ids, and "us" has ids of groups only."""
+    (tmp_path / "subuid").write_text("me:300000:10\nme:100000:5\nbad:x:y\n")
+    (tmp_path / "subgid").write_text("me:7000:3\nus:8000:1\nbad:1:1\n")
+    monkeypatch.setattr(subids, "FILES", {f"{k}id": str(tmp_path / f"sub{k}id") for k in "ug"})
+    return tmp_path
+
+
+ME = ("0:100000:5", "5:300000:10"), ("0:7000:3",)
+
+
+@pytest.mark.parametrize(
+    ("uids", "gids", "user", "group", "wanted"),
+    [
+        ((), (), "", "", ((), ())),
+        (["0:1:2"], (), "", "", (("0:1:2",), ("0:1:2",))),
+        ((), ["0:1:2:2:9:1"], "", "", (("0:1:2", "2:9:1"), ("0:1:2", "2:9:1"))),
+        (["0:1:2"], ["0:3:4"], "", "", (("0:1:2",), ("0:3:4",))),
+        (["0:1:2"], [""], "", "", (("0:1:2",), ())),  # given, if only as nothing
+        ((), (), "me", "", ME),
+        ((), (), "", "me", ME),
+        ((), (), "me", "us", (ME[0], ("0:8000:1",))),
+        (["9:9:9"], (), "me", "", ((*ME[0], "9:9:9"), (*ME[1], "9:9:9"))),
+        (iter(["0:1:2", "5:6:7"]), iter(["0:3:4"]), "", "", (("0:1:2", "5:6:7"), ("0:3:4",))),
+    ],
+)
+def test_maps_are_made_of_names_and_triples(
+    aside: Path, uids: object, gids: object, user: str, group: str, wanted: tuple[tuple[str, ...], ...]
+) -> None:
+    """One name, or one list of triples, is for both kinds; ids that are set aside come first."""
+    made = parse_id_mappings(uids, gids, subuid_user=user, subgid_group=group)  # type: ignore[arg-type]
+    assert (tuple(map(str, made.uids)), tuple(map(str, made.gids))) == wanted
+
+
+@pytest.mark.parametrize(("uid", "gid"), [(1000, 1001), (5, 0)])
+def test_who_is_not_root_and_asks_for_nothing_gets_himself(
+    aside: Path, monkeypatch: pytest.MonkeyPatch, uid: int, gid: int
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    monkeypatch.setattr(os, "getgid", lambda: gid)
+    assert parse_id_mappings() == IDMappings([IDMap(0, uid, 1)], [IDMap(0, gid, 1)])
+    assert parse_id_mappings(["0:1:2"]) == IDMappings([IDMap(0, 1, 2)], [IDMap(0, 1, 2)])
+    assert parse_id_mappings(subuid_user="me").uids == (IDMap(0, 100_000, 5), IDMap(5, 300_000, 10))
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        (
+            {"uid_specs": ["0:1:2", "x"]},
+            "failed to create ParseUIDMap UID=[0:1:2 x]: initializing ID mappings: UID setting is malformed expected "
+            '["uint32:uint32:uint32"]: ["0:1:2" "x"]',
+        ),
+        (
+            {"uid_specs": ["0:1:2"], "gid_specs": ["1:2"]},
+            "failed to create ParseGIDMap GID=[1:2]: initializing ID mappings: GID setting is malformed expected "
+            '["uint32:uint32:uint32"]: ["1:2"]',
+        ),
+        (
+            {"subuid_user": "us"},
+            'failed to create NewIDMappings for uidmap=us gidmap=us: no subuid ranges found for user "us" in ',
+        ),
+        (
+            {"subuid_user": "me", "subgid_group": "nobody"},
+            'failed to create NewIDMappings for uidmap=me gidmap=nobody: no subgid ranges found for group "nobody" ',
+        ),
+        (
+            {"subuid_user": "bad"},
+            "failed to create NewIDMappings for uidmap=bad gidmap=bad: string to int conversion failed during "
+            "subuid/gid parsing of ",
+        ),
+    ],
+)
+def test_what_cannot_be_made_into_maps_is_quoted(aside: Path, asked: dict[str, str], text: str) -> None:
+    with pytest.raises(InvalidMappings) as caught:
+        parse_id_mappings(**asked)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(text)
+    assert caught.value.peer.startswith(text)
+
+
+def test_a_file_of_subordinate_ids_that_is_missing_is_named(aside: Path) -> None:
+    (aside / "subgid").unlink()
+    with pytest.raises(InvalidMappings, match=r"uidmap=me gidmap=me: .*No such file.*subgid"):
+        parse_id_mappings(subuid_user="me")
+
+
+# --- properties ---------------------------------------------------------------------------------------------
 
 ids = st.integers(0, 2**32 - 1)
 

@@ -18,7 +18,6 @@ from orlop.formats import passwd
 from orlop.formats.limits import ACCOUNTS_FILE_MAX
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.model.idset import IDSet, pairs
-from orlop.model.options import AUTO_USERNS_MAX_SIZE, AUTO_USERNS_MIN_SIZE
 from orlop.store.tables import READ
 from orlop.system import files
 
@@ -184,11 +183,11 @@ def _size(engine: Engine, tables: Tables, rubbish: Trash, image: Row | None, wan
     if wanted.size:
         return wanted.size
     options = engine.options
-    size = max(options.auto_userns_min_size or AUTO_USERNS_MIN_SIZE, wanted.initial_size, 1)
+    size = max(options.auto_userns_min_size, wanted.initial_size, 1)
     if image is not None:
         size = max(size, _size_of_image(engine, tables, rubbish, image, wanted))
-    largest = options.auto_userns_max_size or AUTO_USERNS_MAX_SIZE
-    if size > largest:
+    largest = options.auto_userns_max_size
+    if size > largest > 0:
         text = f"the container needs a user namespace with size {size} that is bigger than the maximum value"
         text += f" allowed with userns=auto {largest}"
         raise LimitExceeded(text, peer=text, size=size, largest=largest)
