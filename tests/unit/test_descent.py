@@ -223,10 +223,10 @@ def test_a_descent_that_cannot_be_guarded_stays_as_it_is(
 ) -> None:
     (tmp_path / "a").mkdir()
 
-    def refuse(root: int) -> int:
+    def refuse(root: int, *, with_mounts: bool) -> int:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(descent, "_private_view", refuse)
+    monkeypatch.setattr(descent, "private_view", refuse)
     with Descent(str(tmp_path)) as at:
         at.enter(b"a")
         assert not at.guard()

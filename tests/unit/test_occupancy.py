@@ -1,5 +1,6 @@
 """What trees take on the disk: as `du` says, with everything shared counted once; and what a removal really frees."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 import loopfs
 import peers
+from orlop.stream import occupancy
 from orlop.stream.occupancy import freed_by_removing, occupied
 from orlop.system.extents import FICLONE
 
@@ -146,6 +148,38 @@ def test_blocks_that_something_outside_holds_are_not_freed(place: Path) -> None:
     os.sync()
     rest = du(place / "store/layer") - 4 * MEGABYTE
     assert freed_by_removing([str(place / "store/layer")], beside=[str(place / "store")]) == rest
+
+
+@able_to_share
+@pytest.mark.parametrize("seen", ["in a view", "with care"])
+def test_a_walk_with_and_without_privileges_counts_the_same(
+    place: Path, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = write(place / "store/layer/old", 4 * MEGABYTE)
+    clone(old, place / "store/other/new")
+    clone(write(place / "store/layer/both"), place / "store/layer/new")
+    os.link(old, place / "store/layer/link")
+    (place / "store/mounted").mkdir()
+    os.mkfifo(place / "store/layer/fifo")
+    os.sync()
+    subprocess.run(["mount", "--bind", str(place / "store/other"), str(place / "store/mounted")], check=True)
+    if seen == "with care":
+
+        def refuse(fd: int, *, with_mounts: bool) -> int:
+            raise PermissionError(errno.EPERM, "no views for ordinary users")
+
+        monkeypatch.setattr(occupancy, "private_view", refuse)
+    with occupancy.Count() as count:
+        count.view(str(place / "store"))
+        assert bool(count._views) == (seen == "in a view")
+        count.tree(str(place / "store/layer"), 5)
+        count.tree(str(place / "store/other"), 6)
+        count.tree(str(place / "store/missing"), 7)
+        count.finish()
+    assert count.shared() == {frozenset((5, 6)): 4 * MEGABYTE, frozenset((5,)): MEGABYTE}
+    assert set(count.alone) <= {frozenset((5,)), frozenset((6,))}
+    beside = [str(place / "store")]
+    assert freed_by_removing([str(place / "store/layer")], beside=beside) - MEGABYTE in range(16384)
 
 
 @able_to_share

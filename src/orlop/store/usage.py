@@ -45,13 +45,15 @@ _STEP = 100
 def measure(engine: Engine, progress: Progress = None) -> UsageReport:
     """See `Store.usage`."""
     places = list(_Survey(engine).places())
-    count = Count()
-    for done, place in enumerate(places):
-        _report(progress, done, len(places))
-        count.tree(place.path, _FIRST + done)
-    counted = {place.inode for place in places}
-    for root in _roots(engine):
-        count.tree(root, _STORE, leave_out=counted)
+    with Count() as count:
+        for root in _roots(engine):
+            count.view(root)
+        for done, place in enumerate(places):
+            _report(progress, done, len(places))
+            count.tree(place.path, _FIRST + done)
+        counted = {place.inode for place in places}
+        for root in _roots(engine):
+            count.tree(root, _STORE, leave_out=counted)
     count.finish(elsewhere=_ELSEWHERE)
     _report(progress, len(places), len(places), last=True)
     engine.driver()
@@ -221,7 +223,9 @@ def _summed(
     owners = [_STORE, _ELSEWHERE]
     for place in places:
         owners.append(numbers.setdefault(place.object, len(numbers) + _FIRST))
-    for object in needs.names:  # also those that have nothing here: a layer in an additional store, an empty image
+    for (
+        object
+    ) in needs.names:  # also those that have nothing here: a layer in an additional store, an empty image
         numbers.setdefault(object, len(numbers) + _FIRST)
     kinds = {number: object[0] for object, number in numbers.items()} | {_STORE: _STORED}
     shares = Shares(needs, {object: number for object, number in numbers.items() if object in needs.names})

@@ -21,26 +21,30 @@ import stat
 
 from orlop.stream.overlap import Ranges
 from orlop.system import mounts
-from orlop.system.descent import GONE, Descent
+from orlop.system.descent import GONE, Descent, private_view
 from orlop.system.sharing import BLOCK, Space, Spaces, open_to_ask, shared_extents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
+    from types import TracebackType
+    from typing import Self
 
     Extents = list[tuple[int, int, bool]]
     Holders = frozenset[int]
 
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY = _FILE | os.O_DIRECTORY
 _SUBVOLUME = 256  # the inode number of every root of a btrfs subvolume
 
 
 def occupied(paths: Iterable[str]) -> int:
     """Bytes of the disk that what lies at and below `paths` takes; shared ones once. Missing paths take none."""
-    count = Count()
-    for path in _outermost(paths):
-        count.tree(path, 0)
-    count.finish()
-    return sum(count.alone.values()) + sum(count.shared().values())
+    with Count() as count:
+        for path in _outermost(paths):
+            count.tree(path, 0)
+        count.finish()
+        return sum(count.alone.values()) + sum(count.shared().values())
 
 
 def freed_by_removing(paths: Iterable[str], *, beside: Iterable[str] = ()) -> int:
@@ -52,17 +56,18 @@ def freed_by_removing(paths: Iterable[str], *, beside: Iterable[str] = ()) -> in
     nothing.
     """
     paths = _outermost(paths)
-    count = Count()
-    for path in paths:
-        count.tree(path, _GOES)
-    beside = _outermost(beside) if count.shares else []
-    if beside:
-        going = set(filter(None, map(_inode_at, paths)))
-        for path in beside:
-            count.tree(path, _STAYS, leave_out=going)
-    count.finish(elsewhere=_STAYS)
     goes = frozenset((_GOES,))
-    return count.alone.get(goes, 0) + (count.shared().get(goes, 0) if beside else 0)
+    with Count() as count:
+        for path in paths:
+            count.tree(path, _GOES)
+        beside = _outermost(beside) if count.shares else []
+        if beside:
+            going = set(filter(None, map(_inode_at, paths)))
+            for path in beside:
+                count.view(path)
+                count.tree(path, _STAYS, leave_out=going)
+        count.finish(elsewhere=_STAYS)
+        return count.alone.get(goes, 0) + (count.shared().get(goes, 0) if beside else 0)
 
 
 _GOES, _STAYS = 0, 1
@@ -107,7 +112,7 @@ class _Named:
 
 
 class Count:
-    """Bytes of the disk by who holds them. Holders are numbers of the caller's choice, 0 or more.
+    """Bytes of the disk by who holds them; a context manager. Holders are numbers of the caller's choice, 0 or more.
 
     No tree is counted twice, nor one within another: `leave_out` is there for that. `finish` comes before the
     results: `alone`, the bytes that no other file lies on, and `shared()`, each by the set of their holders.
@@ -118,8 +123,18 @@ class Count:
         self._spaces = Spaces()
         self._named: dict[tuple[int, int], _Named] = {}
         self._ranges: dict[tuple[object, bool], Ranges] = {}
+        self._views: dict[str, int] = {}
         self._points: set[str] | None = None
         self._elsewhere: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._views:
+            os.close(self._views.popitem()[1])
 
     # --- results ----------------------------------------------------------------------------------------------
 
@@ -151,26 +166,57 @@ class Count:
 
     # --- walking ----------------------------------------------------------------------------------------------
 
+    def view(self, root: str) -> None:
+        """Walk what lies below `root` in a private view, in which nothing is mounted and no device can be opened.
+
+        That is quicker, and takes privileges. Making and dropping a view takes milliseconds, so it is for many trees
+        below one root. Without the privileges they are walked with more care.
+        """
+        try:
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._views[root] = private_view(fd, with_mounts=False)
+            finally:
+                os.close(fd)
+        except OSError:
+            pass
+
     def tree(self, root: str, holder: int, *, leave_out: Container[tuple[int, int]] = ()) -> None:
         """Count what lies at and below `root` for `holder`.
 
         `leave_out` are (device, inode) of what is passed over with all below it. What vanishes meanwhile is, too.
         """
+        holders = frozenset((holder,))
         try:
             status = os.lstat(root)
             if (status.st_dev, status.st_ino) in leave_out:
                 return
-            at = Descent(root if stat.S_ISDIR(status.st_mode) else os.path.dirname(root) or ".")
+            if not stat.S_ISDIR(status.st_mode):
+                with Descent(os.path.dirname(root) or ".") as at:
+                    space = self._spaces.of(at.fd, at.status.st_dev)
+                    self._listed(os.path.basename(root), status, space, at.fd, holders)
+                return
+            at = self._opened(root, status)
         except OSError as error:
             if error.errno not in GONE:
                 raise
             return
         with at:
-            if not stat.S_ISDIR(status.st_mode):
-                space = self._spaces.of(at.fd, at.status.st_dev)
-                self._inode(os.path.basename(root), status, space, at.fd, frozenset((holder,)))
-            elif os.path.samestat(at.status, status):
-                self._below(at, root, frozenset((holder,)), leave_out)
+            self._below(at, root, holders, leave_out)
+
+    def _opened(self, root: str, status: os.stat_result) -> Descent:
+        for base, view in self._views.items():
+            if root == base or root.startswith(base + "/"):
+                fd = os.open(root[len(base) + 1 :] or ".", _DIRECTORY, dir_fd=view)
+                at = Descent.of(fd, guarded=True)
+                if os.path.samestat(at.status, status):
+                    return at
+                at.close()  # it is a mount
+        at = Descent(root)
+        if not os.path.samestat(at.status, status):
+            at.close()
+            raise OSError(errno.ESTALE, "directory was replaced while it was looked at", root)
+        return at
 
     def _below(self, at: Descent, root: str, holders: Holders, leave_out: Container[tuple[int, int]]) -> None:
         names: list[str] = []
@@ -188,7 +234,7 @@ class Count:
                 names.append(name)
                 here = (at.status.st_dev, at.status.st_ino)
                 passed_over = here in leave_out
-                if here != (above.st_dev, inode):  # not what the parent lists
+                if not at.guarded and here != (above.st_dev, inode):  # not what the parent lists
                     passed_over = passed_over or self._is_mounted(at, above, root, names)
                 waiting.append([] if passed_over else self._directory(at, holders, leave_out))
                 continue
@@ -213,15 +259,19 @@ class Count:
         self, at: Descent, holders: Holders, leave_out: Container[tuple[int, int]]
     ) -> list[tuple[str, int]]:
         """Count the current directory and the files in it; (name, inode) of the directories in it."""
-        space = self._spaces.of(at.fd, at.status.st_dev)
+        fd = at.fd
+        space = self._spaces.of(fd, at.status.st_dev)
         alone = at.status.st_blocks
         directories = []
-        with os.scandir(at.fd) as entries:
+        with os.scandir(fd) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     directories.append((entry.name, entry.inode()))
                     continue
                 try:
+                    if at.guarded and space.shares and entry.is_file(follow_symlinks=False):
+                        self._guarded(entry.name, space, fd, holders, leave_out)
+                        continue
                     status = entry.stat(follow_symlinks=False)
                 except OSError as error:
                     if error.errno not in GONE:
@@ -230,28 +280,72 @@ class Count:
                 if leave_out and (status.st_dev, status.st_ino) in leave_out:
                     continue
                 if status.st_nlink > 1 or (space.shares and status.st_blocks):
-                    self._inode(entry.name, status, space, at.fd, holders)
+                    self._listed(entry.name, status, space, fd, holders)
                 else:
                     alone += status.st_blocks
         self.alone[holders] = self.alone.get(holders, 0) + alone * BLOCK
         return directories
 
-    def _inode(self, name: str, status: os.stat_result, space: Space, dir_fd: int, holders: Holders) -> None:
-        """Count something that is no directory, and that may be shared."""
-        key = (status.st_dev, status.st_ino)
-        named = self._named.get(key) if status.st_nlink > 1 else None
-        if named is not None:
-            named.unseen -= 1
-            named.holders |= holders
-            if not named.unseen:
-                self._settle(named.size, named.extents, named.space, named.holders)
-                del self._named[key]
+    def _guarded(
+        self, name: str, space: Space, dir_fd: int, holders: Holders, leave_out: Container[tuple[int, int]]
+    ) -> None:
+        """Count what is listed as a regular file, in a view in which opening has no effects whatever it is by now."""
+        try:
+            fd = os.open(name, _FILE, dir_fd=dir_fd)
+        except PermissionError:
+            status = os.lstat(name, dir_fd=dir_fd)
+            if (status.st_dev, status.st_ino) not in leave_out:
+                self._listed(name, status, space, dir_fd, holders)
             return
-        extents = []
+        try:
+            status = os.fstat(fd)
+            if (status.st_dev, status.st_ino) not in leave_out and not self._is_met(status, holders):
+                asked = status.st_blocks and stat.S_ISREG(status.st_mode)
+                self._count(status, _extents(fd, space) if asked else [], space, holders)
+        finally:
+            os.close(fd)
+
+    def _listed(self, name: str, status: os.stat_result, space: Space, dir_fd: int, holders: Holders) -> None:
+        """Count something that is no directory, and that may be shared."""
+        if self._is_met(status, holders):
+            return
+        extents: Extents = []
         if space.shares and status.st_blocks and stat.S_ISREG(status.st_mode):
-            extents = _extents(name, status, space, dir_fd)
-        size = max(status.st_blocks * BLOCK - sum([end - start for start, end, _ in extents]), 0)
+            try:
+                fd = open_to_ask(name, dir_fd)
+                try:
+                    if os.path.samestat(os.fstat(fd), status):
+                        extents = _extents(fd, space)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                # Nobody but its owner may ask about a file without read permission: it counts as sharing nothing.
+                if error.errno not in GONE and error.errno != errno.EACCES:
+                    raise
+        self._count(status, extents, space, holders)
+
+    def _is_met(self, status: os.stat_result, holders: Holders) -> bool:
+        """Whether this is a further name of an inode that was counted."""
+        if status.st_nlink == 1:
+            return False
+        key = (status.st_dev, status.st_ino)
+        named = self._named.get(key)
+        if named is None:
+            return False
+        named.unseen -= 1
+        named.holders |= holders
+        if not named.unseen:
+            self._settle(named.size, named.extents, named.space, named.holders)
+            del self._named[key]
+        return True
+
+    def _count(self, status: os.stat_result, extents: Extents, space: Space, holders: Holders) -> None:
+        size = status.st_blocks * BLOCK
+        for start, end, _ in extents:
+            size -= end - start
+        size = max(size, 0)  # blocks were given to it meanwhile
         if status.st_nlink > 1:
+            key = (status.st_dev, status.st_ino)
             self._named[key] = _Named(size, extents, space, status.st_nlink - 1, holders)
         else:
             self._settle(size, extents, space, holders)
@@ -266,24 +360,15 @@ class Count:
                 ranges.add(start, end, holder)
 
 
-def _extents(name: str, status: os.stat_result, space: Space, dir_fd: int) -> Extents:
-    """The extents of a listed file that are marked as shared; none of one that cannot be opened any more."""
+def _extents(fd: int, space: Space) -> Extents:
+    """The extents of an open file that are marked as shared."""
     try:
-        fd, now = open_to_ask(name, dir_fd)
-    except OSError as error:
-        # Nobody but its owner may ask about a file without read permission: then it counts as sharing nothing.
-        if error.errno not in GONE and error.errno != errno.EACCES:
-            raise
-        return []
-    try:
-        return shared_extents(fd) if os.path.samestat(now, status) else []
+        return shared_extents(fd)
     except OSError as error:
         if error.errno not in _CANNOT_TELL:
             raise
         space.shares = False
         return []
-    finally:
-        os.close(fd)
 
 
 _CANNOT_TELL = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS))

@@ -44,38 +44,34 @@ class Ranges:
         from heapq import heappop, heappush, merge
 
         self._new.sort()
-        ends: list[tuple[int, int]] = []
+        ends: list[tuple[int, int]] = []  # of the ranges that cover the place where the sweep is
         count: dict[int, int] = {}
-        holders: frozenset[int] = frozenset()
         at = 0
         for start, end, holder in merge(self._new, *map(_triples, self._runs)):
             while ends and ends[0][0] <= start:
-                stop, gone = heappop(ends)
+                stop = ends[0][0]
                 if stop > at:
-                    yield at, stop, holders, len(ends) + 1
+                    yield at, stop, frozenset(count), len(ends)
                     at = stop
-                holders = _without(count, gone, holders)
-            if ends and start > at:
-                yield at, start, holders, len(ends)
-            at = start
+                _drop(count, heappop(ends)[1])
+            if start > at:
+                if ends:
+                    yield at, start, frozenset(count), len(ends)
+                at = start
             heappush(ends, (end, holder))
             count[holder] = count.get(holder, 0) + 1
-            if count[holder] == 1:
-                holders |= {holder}
         while ends:
-            stop, gone = heappop(ends)
+            stop = ends[0][0]
             if stop > at:
-                yield at, stop, holders, len(ends) + 1
+                yield at, stop, frozenset(count), len(ends)
                 at = stop
-            holders = _without(count, gone, holders)
+            _drop(count, heappop(ends)[1])
 
 
-def _without(count: dict[int, int], holder: int, holders: frozenset[int]) -> frozenset[int]:
+def _drop(count: dict[int, int], holder: int) -> None:
     count[holder] -= 1
-    if count[holder]:
-        return holders
-    del count[holder]
-    return holders - {holder}
+    if not count[holder]:
+        del count[holder]
 
 
 def _triples(run: array[int]) -> Iterator[tuple[int, int, int]]:

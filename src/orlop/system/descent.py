@@ -56,6 +56,14 @@ class Descent:
         """Open `root`, a path of our own: symlinks in it are followed."""
         self._begin(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), kept_open)
 
+    @classmethod
+    def of(cls, fd: int, *, guarded: bool = False) -> Self:
+        """A descent from an open directory, which belongs to it from now on."""
+        made = cls.__new__(cls)
+        made._begin(fd, KEPT_OPEN)
+        made.guarded = guarded
+        return made
+
     def _begin(self, fd: int, kept_open: int) -> None:
         self.fd = fd
         self._kept_open = kept_open
@@ -140,7 +148,7 @@ class Descent:
         """
         if not self.guarded and not self._closed:
             try:
-                view = _private_view(self._above[0][0] if self._above else self.fd)
+                view = private_view(self._above[0][0] if self._above else self.fd, with_mounts=True)
             except OSError:
                 return False
             guarded = Descent.__new__(Descent)
@@ -183,17 +191,22 @@ def _kind(entry: os.DirEntry[str]) -> int:
     return DIRECTORY if entry.is_dir(follow_symlinks=False) else OTHER
 
 
-def _private_view(root: int) -> int:
-    """An open directory: `root`, on a copy of its mount that belongs to nobody and ends with its last handle."""
+def private_view(root: int, *, with_mounts: bool) -> int:
+    """An open directory: `root`, on a copy of its mount that belongs to nobody and ends with its last handle.
+
+    Nothing can be written in it and no device opened. `with_mounts`: what is mounted below is in it as well. Raises
+    OSError where the kernel (5.12) does not give us such a view.
+    """
     from ctypes import create_string_buffer
 
     from orlop.system import libc
 
-    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | _AT_EMPTY_PATH | os.O_CLOEXEC
+    below = _AT_RECURSIVE if with_mounts else 0
+    flags = _OPEN_TREE_CLONE | below | _AT_EMPTY_PATH | os.O_CLOEXEC
     copy = libc.syscall("open_tree", root, b"", flags)
     try:
         change = create_string_buffer(struct.pack("=QQQQ", _GUARDS, 0, 0, 0), 32)
-        libc.syscall("mount_setattr", copy, b"", _AT_RECURSIVE | _AT_EMPTY_PATH, change, len(change))
+        libc.syscall("mount_setattr", copy, b"", below | _AT_EMPTY_PATH, change, len(change))
         return os.open(".", _DIRECTORY, dir_fd=copy)
     finally:
         os.close(copy)

@@ -26,6 +26,11 @@ _SYNC = 0x1  # write what waits to be written first: that has no place yet
 _LAST, _NO_PLACE, _ENCODED, _SHARED = 0x1, 0x2 | 0x4 | 0x200, 0x8, 0x2000
 _END = 2**64 - 1
 
+_ASKED, _SYNCED = (
+    _HEADER.pack(0, _END, flags, 0, _ROOM, 0) + bytes(_ROOM * _EXTENT.size) for flags in (0, _SYNC)
+)
+_COUNT = struct.Struct("=I")
+
 _FS_INFO, _GEOMETRY = 0x8400_941F, 0x8070_5864
 _REFLINK = 1 << 20
 
@@ -84,38 +89,47 @@ def shared_extents(fd: int, *, sync: bool = False) -> list[tuple[int, int, bool]
 
     Bytes on the disk, in order of the file. Raises `OSError`: EOPNOTSUPP where the file system does not tell.
     """
-    found: list[tuple[int, int, bool]] = []
-    at, flags = 0, _SYNC if sync else 0
+    return [
+        (place, place + length, encoded)
+        for place, length, encoded, shared in extents(fd, sync=sync)
+        if shared
+    ]
+
+
+def extents(fd: int, *, sync: bool = False) -> list[tuple[int, int, bool, bool]]:
+    """(start, length, encoded, shared) of an open file's blocks, in order of the file. Raises as `shared_extents`.
+
+    Those that are encoded have their places in a space of their own (`ENCODED_SCALE`). What has no place yet, or
+    none of its own, is left out.
+    """
+    found = []
+    answer = bytearray(_SYNCED if sync else _ASKED)
     while True:
-        answer = bytearray(_HEADER.size + _ROOM * _EXTENT.size)
-        _HEADER.pack_into(answer, 0, at, _END - at, flags, 0, _ROOM, 0)
         fcntl.ioctl(fd, _FIEMAP, answer)
-        count = _HEADER.unpack_from(answer)[3]
-        if not count:
-            return found
-        extents = memoryview(answer)[_HEADER.size : _HEADER.size + count * _EXTENT.size]
-        for extent in _EXTENT.iter_unpack(extents):
-            offset, place, length, kind = extent
-            at = offset + length
-            if kind & _SHARED and not kind & _NO_PLACE:
+        count: int = _COUNT.unpack_from(answer, 20)[0]
+        offset = length = kind = 0
+        for index in range(count):
+            offset, place, length, kind = _EXTENT.unpack_from(answer, _HEADER.size + index * _EXTENT.size)
+            if not kind & _NO_PLACE:
                 encoded = bool(kind & _ENCODED)
-                start = place * ENCODED_SCALE if encoded else place
-                found.append((start, start + length, encoded))
-        if kind & _LAST:
+                found.append(
+                    (place * ENCODED_SCALE if encoded else place, length, encoded, bool(kind & _SHARED))
+                )
+        if not count or kind & _LAST:
             return found
+        at = offset + length
+        _HEADER.pack_into(answer, 0, at, _END - at, _SYNC if sync else 0, 0, _ROOM, 0)
 
 
-def open_to_ask(name: str, dir_fd: int) -> tuple[int, os.stat_result]:
-    """Open a regular file for asking, and what it is. What was put in its place meanwhile is not opened.
+def open_to_ask(name: str, dir_fd: int) -> int:
+    """Open a regular file for asking, where others may put something else in its place at any moment.
 
-    Opening a FIFO blocks, and a device acts: a container may put one there between a look and an opening. Raises
-    OSError; ESTALE if it is no regular file.
+    Opening a FIFO blocks, and a device acts. Raises OSError; ESTALE if it is no regular file.
     """
     handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
-        status = os.fstat(handle)
-        if status.st_mode & 0o170000 != 0o100000:
+        if os.fstat(handle).st_mode & 0o170000 != 0o100000:
             raise OSError(errno.ESTALE, "file was replaced while it was looked at", name)
-        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), status
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(handle)
