@@ -20,7 +20,7 @@ from orlop.drivers import registry
 from orlop.drivers.api import Driver
 from orlop.errors import NotSupported
 from orlop.formats.tarheader import CHAR, FIFO
-from orlop.system import files, probe
+from orlop.system import files, overlayfs, probe
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Case:
     """A driver, and what kind of file system its root has to lie on; None: any.
 
     `layered`: a layer holds what it changes, and is shown above the others. `differences`: what it holds tells
-    exactly what was changed. `rootless`: the case is for a process that is root of a user namespace only.
+    exactly what was changed. `rootless`: the case is for a process that is root of a user namespace only. `mounting`
+    is how overlays are mounted, "" for the way that this kernel takes.
     """
 
     name: str
@@ -38,9 +39,11 @@ class Case:
     layered: bool = False
     differences: bool = False
     rootless: bool = False
+    mounting: str = ""
 
     def __str__(self) -> str:
-        return " ".join([self.name, *(["rootless"] if self.rootless else []), *self.needs])
+        more = [self.mounting] if self.mounting else []
+        return " ".join([self.name, *(["rootless"] if self.rootless else []), *self.needs, *more])
 
     @property
     def faithful(self) -> bool:
@@ -61,6 +64,8 @@ ALL_CASES = [
     Case("vfs", rootless=True),
     Case("overlay", layered=True, differences=True),
     Case("overlay", layered=True, differences=True, rootless=True),
+    Case("overlay", layered=True, differences=True, mounting="by mount(2)"),
+    Case("overlay", layered=True, differences=True, rootless=True, mounting="by mount(2)"),
     Case("overlay", layered=True, options=PROGRAM, needs=FUSE),
 ]
 CASES = [case for case in ALL_CASES if case.rootless != probe.in_initial_user_namespace()]
@@ -85,10 +90,12 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def open_driver(case: Case, place: Path) -> Iterator[Callable[..., Driver]]:
+def open_driver(case: Case, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Driver]]:
     """Opens the driver; each call on the same roots, as another process or a later one would."""
     peers.need_root()
     peers.need(*case.needs)
+    if case.mounting:
+        monkeypatch.setattr(overlayfs, "_one_by_one", False)
     with ExitStack() as stack:
         base = stack.enter_context(loopfs.mounted(case.on, place)) if case.on else place
         opened: list[Driver] = []
