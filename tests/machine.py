@@ -20,6 +20,34 @@ CONTAINED = Identity(
     0, 0, rootless=True, per_user=False
 )  # root in a container: rootless, but with the system's paths
 
+VARIABLES = {"NAME": "x y", "NESTED": "$NAME"}
+EXPANSIONS = {  # for USER, with VARIABLES
+    "/a/$UID/b": "/a/1000/b",
+    "/a/$UIDX": "/a/1000X",  # plain replacement of text
+    "/a/${UID}": "/a",  # an ordinary variable, which nobody sets
+    "/a/$NAME/${NAME}z/$NOPE": "/a/x y/x yz",
+    "/a/$NESTED": "/a/$NAME",  # once only
+    "/a/../b//c/.": "/b/c",
+    "//a//b": "/a/b",
+    "/$": "/$",
+    "/a$/b": "/a$/b",
+    "/a$.b$+c$~": "/a$.b$+c$~",
+    "/a$é": "/a$é",
+    "/a/$$b": "/a/b",
+    "/a/$$$NAME": "/a/x y",
+    "/a/$$NAME": "/a/NAME",
+    "/a/$1b$12": "/a/b2",
+    "/a/$*$#$@$!$?$-$0b": "/a/b",
+    "/a/${1}b${1x}${a b}${*}": "/a/b",
+    "/a/${b/c": "/a/b/c",
+    "/a/${}b": "/a/b",
+    "/a/${NAME$NAME}b": "/a/b",
+    "/a/$_x/b": "/a/b",
+    "a/../b": "b",
+    "$NOPE": "",
+    "": "",
+}
+
 
 class Machine:
     """A directory that stands for the file system of a machine."""

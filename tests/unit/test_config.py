@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from machine import CONTAINED, ROOT, USER, Machine, machine
+from machine import CONTAINED, EXPANSIONS, ROOT, USER, VARIABLES, Machine, machine
 from orlop.config import load
 from orlop.errors import ConfigError, IncompleteOptions, LimitExceeded
 from orlop.model.options import StoreOptions
@@ -122,38 +122,10 @@ def test_the_environment_replaces_driver_and_options_of_a_file(machine: Machine)
         assert (settings.driver, settings.driver_options) == (driver, options), environ
 
 
-EXPANSIONS = {
-    "/a/$UID/b": "/a/1000/b",
-    "/a/$UIDX": "/a/1000X",  # plain replacement of text
-    "/a/${UID}": "/a",  # an ordinary variable, which nobody sets
-    "/a/$NAME/${NAME}z/$NOPE": "/a/x y/x yz",
-    "/a/$NESTED": "/a/$NAME",  # once only
-    "/a/../b//c/.": "/b/c",
-    "//a//b": "/a/b",
-    "/$": "/$",
-    "/a$/b": "/a$/b",
-    "/a$.b$+c$~": "/a$.b$+c$~",
-    "/a$é": "/a$é",
-    "/a/$$b": "/a/b",
-    "/a/$$$NAME": "/a/x y",
-    "/a/$$NAME": "/a/NAME",
-    "/a/$1b$12": "/a/b2",
-    "/a/$*$#$@$!$?$-$0b": "/a/b",
-    "/a/${1}b${1x}${a b}${*}": "/a/b",
-    "/a/${b/c": "/a/b/c",
-    "/a/${}b": "/a/b",
-    "/a/${NAME$NAME}b": "/a/b",
-    "/a/$_x/b": "/a/b",
-    "a/../b": "b",
-    "$NOPE": "",
-    "": "",
-}
-
-
 @pytest.mark.parametrize("path", EXPANSIONS)
 def test_variables_of_a_path_are_expanded(machine: Machine, path: str) -> None:
     """Each as the peers do it (test_config_peer.py asks them): one file must not name two stores."""
-    configuration = machine.configuration(USER, NAME="x y", NESTED="$NAME")
+    configuration = machine.configuration(USER, **VARIABLES)
     assert configuration.expand(path) == EXPANSIONS[path]
 
 
