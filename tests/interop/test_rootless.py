@@ -254,3 +254,54 @@ def test_a_store_of_root_is_not_opened_by_him(user: User, place: Path) -> None:
     assert refused.status != 0
     assert b"ermission denied" in refused.out + refused.err
     assert (place / "graph" / "vfs-layers" / "layers.json").read_bytes() == before
+
+
+_AUTO = """
+import json, os, sys
+import orlop
+
+graph, run, driver, options, blob = sys.argv[1:]
+said = {}
+with orlop.open_store(graph, run, driver, driver_options=json.loads(options), durability="none") as store:
+    store.layers.put(open(blob, "rb"), id="layer")
+    store.images.create(layer="layer", names=["image"])
+    for name in ("one", "two"):
+        box = store.containers.create(image="image", names=[name], auto_userns=orlop.AutoUserNS())
+        said[name] = [list(map(str, box.mappings.uids)), list(map(str, box.mappings.gids))]
+        with store.mounted(name) as root:
+            status = os.lstat(root / "file")
+            said[name] += [status.st_uid, status.st_gid]
+    try:
+        store.containers.create(auto_userns=orlop.AutoUserNS(size=65536))
+    except orlop.Conflict as error:
+        said["refused"] = str(error)
+    for name in ("one", "two"):
+        store.containers.delete(name)
+    store.images.delete("image")
+    said["left"] = [l.id for l in store.layers] + store.storage_layers()
+    store.shutdown()
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_user_has_his_own_ids_for_automatic_user_namespaces(
+    user: User, roots: tuple[str, str], case: tuple[str, tuple[str, ...]], named: bool
+) -> None:
+    """Those of his namespace, from 1 on: as many as are set aside for him, by whatever name he is known."""
+    blob = user.home / "small.tar"
+    with tarfile.open(blob, "w") as tar:
+        _member(tar, "etc", type=tarfile.DIRTYPE, mode=0o755)
+        _member(tar, "etc/passwd", b"u:x:2999:0\n")
+        _member(tar, "file", uid=1000, gid=1001, mode=0o600)
+    blob.chmod(0o644)
+    driver, options = case
+    words = [user.python, "-c", _ENTER, "-c", _AUTO, *roots, driver, json.dumps(options), str(blob)]
+    said = json.loads(user.run(*words, **({} if named else {"USER": ""})).out)
+    assert said["refused"] == (
+        "an automatic user namespace of 65536 ids needs 6000 more user ids than there are: "
+        f'65536 are set aside for "{user.name}", and 59536 of them are free'
+    )
+    assert said["one"] == [["0:1:3000"], ["0:1:3000"], 1001, 1002]
+    assert said["two"] == [["0:3001:3000"], ["0:3001:3000"], 4001, 4002]
+    assert said["left"] == []
