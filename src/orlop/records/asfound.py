@@ -72,7 +72,8 @@ class FileAsFound:
 class TableAsFound:
     """All files of a table, read while its locks are held shared (`held` says whether they could be).
 
-    Of two records with one id the earlier counts, as it does for who opens the table.
+    Of two records with one id the earlier counts, as it does for who opens the table. `doubt` is why nothing may be
+    built on what the files say: they are empty or missing, and what they should name is there.
     """
 
     def __init__(self, table: Table, *, held: bool) -> None:
@@ -93,6 +94,12 @@ class TableAsFound:
             else:
                 self.by_id[id] = document
                 self.home_of[id] = home
+        self.doubt = _doubt_of(table) if held else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be told which records there are."""
+        return self.doubt is None and all(file.problem is None for file in self.files)
 
     def records(self) -> Iterator[tuple[Document, int]]:
         """Every record that fits, in order, with the number of its file."""
@@ -115,3 +122,13 @@ class TableAsFound:
             if file.problem is not None:
                 return f"{file.path} cannot be read"
         return next((a.reason for _, a in self.asides() if a.id == id or quoted in a.text), None)
+
+
+def _doubt_of(table: Table) -> str | None:
+    try:
+        table._refresh(may_write=False, as_is=True)
+    except (BadRecords, OSError):
+        return None  # a file cannot be read, which is worse
+    if table._wants_repair or table._rows.robbed:
+        table.forget()  # whoever comes next puts it right
+    return table._doubt

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orlop.model.findings import CheckReport
     from orlop.model.plan import Outcome, Plan
     from orlop.model.report import UsageReport
     from orlop.store.engine import Engine
@@ -49,6 +50,56 @@ class Upkeep:
         from orlop.store import usage
 
         return usage.measure(self._engine, progress)
+
+    # --- check --------------------------------------------------------------------------------------------
+
+    def check(
+        self,
+        *,
+        quick: bool = False,
+        layer_digests: bool | None = None,
+        layer_mountable: bool = True,
+        layer_contents: bool | None = None,
+        layer_data: bool = True,
+        image_data: bool = True,
+        container_data: bool = True,
+        leftovers: bool = True,
+        max_age: float = 86400.0,
+        progress: Callable[[object], object] | None = None,
+    ) -> CheckReport:
+        """Look the store over, additional stores included; nothing is changed (`spec/check-repair.md`).
+
+        The store may be in use: locks are held while records are read, and no longer. What seems wrong only because
+        somebody is changing it is looked at again, and not reported.
+
+        Args:
+            quick: leave out what reads the layers themselves, the next two.
+            layer_digests: put every layer's archive together and compare digest and size.
+            layer_contents: compare every layer's files with what was put into it: kind, owner, mode, size, time,
+                attributes. Layers of containers are theirs to change, and not compared.
+            layer_mountable: see that every layer has what a mount needs. Nothing is mounted.
+            layer_data, image_data, container_data: read the data items; compare sizes and digests.
+            leftovers: look for what belongs to nobody.
+            max_age: seconds after which a layer that no image and no container needs is told of (an oddity).
+            progress: gets `events.Advanced` with the task "check", and its own number of records.
+
+        Raises:
+            LockTimeout.
+        """
+        from orlop.store.check.checking import Parts, check
+
+        parts = Parts(
+            quick=quick,
+            layer_digests=layer_digests,
+            layer_mountable=layer_mountable,
+            layer_contents=layer_contents,
+            layer_data=layer_data,
+            image_data=image_data,
+            container_data=container_data,
+            leftovers=leftovers,
+            max_age=max_age,
+        )
+        return check(self._engine, parts, progress)
 
     # --- plans --------------------------------------------------------------------------------------------
 

@@ -87,26 +87,17 @@ class Difference:
 class Leniency:
     """What is not compared, because the store was set up so that it may differ (`spec/check-repair.md` 1).
 
-    owners, modes, kinds, times   of everything
-    devices                       may be missing: they are not made without the powers of the machine's root
-    trusted                       attributes of that name space cannot be seen
+    owners, times   of everything
+    devices         may be missing: they are not made without the powers of the machine's root
+    trusted         attributes of that name space cannot be seen
     """
 
-    __slots__ = ("devices", "kinds", "modes", "owners", "times", "trusted")
+    __slots__ = ("devices", "owners", "times", "trusted")
 
     def __init__(
-        self,
-        *,
-        owners: bool = False,
-        modes: bool = False,
-        kinds: bool = False,
-        times: bool = False,
-        devices: bool = False,
-        trusted: bool = False,
+        self, *, owners: bool = False, times: bool = False, devices: bool = False, trusted: bool = False
     ) -> None:
         self.owners = owners
-        self.modes = modes
-        self.kinds = kinds
         self.times = times
         self.devices = devices
         self.trusted = trusted
@@ -152,7 +143,7 @@ class Comparison:
 
     def _walk(self, at: Descent) -> None:
         root = self._tree.root
-        if self._tree.whole and root.facts is not None and not self._lenient.modes:
+        if self._tree.whole and root.facts is not None:
             mode = stat.S_IMODE(at.status.st_mode)
             if mode != root.facts[0] and not self._place.overridden:
                 self._take(_changed(b"/", root, [("mode", f"{root.facts[0]:04o}", f"{mode:04o}")]))
@@ -308,9 +299,7 @@ class Comparison:
         found: list[Attribute] = []
         kind = _kind_of(status)
         if kind != node.kind:
-            if not lenient.kinds:
-                found.append(("filetype", str(node.kind), str(kind)))
-            return found
+            return [("filetype", str(node.kind), str(kind))]
         if node.facts is not None and not lenient.owners:
             wanted = self._owner_of(node.facts[1:])
             if wanted is not None:
@@ -320,7 +309,7 @@ class Comparison:
                     found.append(("gid", str(wanted[1]), str(status.st_gid)))
         if kind == REGULAR and status.st_size != node.size:
             found.append(("size", str(node.size), str(status.st_size)))
-        if node.facts is not None and kind != SYMLINK and not lenient.modes and mode != node.facts[0]:
+        if node.facts is not None and kind != SYMLINK and mode != node.facts[0]:
             found.append(("mode", f"{node.facts[0]:04o}", f"{mode:04o}"))
         wanted_ns = node.known_mtime_ns if isinstance(node, Directory) else node.mtime_ns
         if wanted_ns is not None and not lenient.times and not _is_same_time(wanted_ns, status.st_mtime_ns):

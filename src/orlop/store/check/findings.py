@@ -1,0 +1,105 @@
+"""Findings in the words of this check, and the lines of the peers beside them (`spec/check-repair.md` 3)."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from orlop.drivers.inspection import changed
+from orlop.errors import UnsafePath
+from orlop.model.findings import DAMAGE, Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.model.findings import Grade
+    from orlop.model.timestamp import Timestamp
+    from orlop.records.asfound import TableAsFound
+
+
+class Subject:
+    """A layer, image or container that findings are about. `read_only`: it is an additional store's.
+
+    Of `peers` each line comes to stand behind what the peers call the thing.
+    """
+
+    __slots__ = ("id", "kind", "read_only")
+
+    def __init__(self, kind: str, id: str, *, read_only: bool = False) -> None:
+        self.kind = kind
+        self.id = id
+        self.read_only = read_only
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+    @property
+    def peers_name(self) -> str:
+        return f"read-only {self}" if self.read_only else str(self)
+
+    def finding(
+        self,
+        code: str,
+        text: str,
+        *,
+        grade: Grade = DAMAGE,
+        path: str = "",
+        name: str = "",
+        remedy: str = "",
+        since: Timestamp | None = None,
+        peers: tuple[str, ...] = (),
+        peers_own: tuple[str, ...] = (),
+    ) -> Finding:
+        """`text` and `peers` stand behind the name of the subject; `peers_own` are whole lines."""
+        return Finding(
+            code,
+            grade,
+            self.kind,
+            f"{self}: {text}",
+            id=self.id,
+            path=path,
+            name=name,
+            remedy="" if self.read_only else remedy,
+            since=since if since is not None or not path else changed(path),
+            read_only=self.read_only,
+            peers=(*[f"{self.peers_name}: {line}" for line in peers], *peers_own),
+        )
+
+
+def about(table: TableAsFound, id: str) -> Subject:
+    return Subject(table.noun, id, read_only=table.read_only)
+
+
+def about_file(
+    code: str,
+    kind: str,
+    path: str,
+    text: str,
+    *,
+    grade: Grade = DAMAGE,
+    remedy: str = "",
+    read_only: bool = False,
+) -> Finding:
+    """A finding about a file or directory of the store itself; `text` stands behind the path."""
+    return Finding(
+        code,
+        grade,
+        kind,
+        f"{path} {text}",
+        path=path,
+        remedy="" if read_only else remedy,
+        since=changed(path),
+        read_only=read_only,
+    )
+
+
+def open_regular(path: str) -> int:
+    """A file of the store itself, open for reading.
+
+    Raises:
+        OSError; UnsafePath: something else lies there, which is not opened for long.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UnsafePath(f'"{path}" is not a regular file', path=path)
+    return fd

@@ -1,0 +1,181 @@
+"""Big-data items: there, readable, and as the record says (`spec/check-repair.md` 3.1a, 3.2, 3.3)."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.errors import InvalidDigest, InvalidKey, StorageError, UnsafePath
+from orlop.model.digest import Digest
+from orlop.model.findings import ODDITY, Finding
+from orlop.records.bigdata import Items
+from orlop.store.check.findings import about, about_file, open_regular
+from orlop.store.check.records import exposed
+from orlop.system import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orlop.model.record import Document
+    from orlop.records.asfound import TableAsFound
+    from orlop.store.check.findings import Subject
+
+_BLOCK = 1 << 20
+_MANIFEST_MAX = 4 << 20
+_CALLERS_OWN = "userdata"
+
+
+class ItemCheck:
+    """Looks at the items of records of one table. `count(items, bytes)` is told what was read."""
+
+    def __init__(self, table: TableAsFound, count: Callable[[int, int], object]) -> None:
+        self._table = table
+        self._items = Items(table.table, durable=False)
+        self._count = count
+        try:
+            self._owner = os.stat(table.directory).st_uid
+        except OSError:
+            self._owner = os.geteuid()
+
+    def of_record(self, document: Document) -> Iterator[Finding]:
+        id = document["id"]
+        subject = about(self._table, id)
+        keys = document.get("big-data-names") or ()
+        names = set()
+        for key in keys:
+            try:
+                path = self._items.path(id, key)
+            except InvalidKey as problem:
+                yield subject.finding("data-key", str(problem), name=key, remedy="taken off the record")
+                continue
+            names.add(os.path.basename(path))
+            yield from self._of_item(subject, document, key, path)
+        yield from self._unknown(id, names)
+
+    def _of_item(self, subject: Subject, document: Document, key: str, path: str) -> Iterator[Finding]:
+        noun = self._table.noun
+        item = f'data item "{key}"'
+        recorded = (document.get("big-data-digests") or {}).get(key) if noun != "layer" else None
+        try:
+            fd = open_regular(path)
+        except FileNotFoundError:
+            yield subject.finding(
+                "data-missing",
+                f"{item} is missing ({path})",
+                path=path,
+                name=key,
+                remedy=_remedy(noun, key),
+                peers=(f"{item}: {noun} data item is missing",),
+            )
+            return
+        except (OSError, UnsafePath) as problem:
+            yield subject.finding(
+                "data-unreadable",
+                f"{item} cannot be read: {problem}",
+                path=path,
+                name=key,
+                remedy=_remedy(noun, key),
+                peers=(f"{item}: {_reason(problem)}",),
+            )
+            return
+        try:
+            status = os.fstat(fd)
+            try:
+                size, digest = _measured(fd, recorded)
+            except OSError as problem:
+                peers = (f"{item}: {_reason(problem)}",)
+                text = f"{item} cannot be read: {problem.strerror}"
+                yield subject.finding(
+                    "data-unreadable", text, path=path, name=key, remedy=_remedy(noun, key), peers=peers
+                )
+                return
+            self._count(1, size)
+            wanted = (document.get("big-data-sizes") or {}).get(key) or 0
+            if noun != "layer" and size != wanted:
+                yield subject.finding(
+                    "data-size",
+                    f"{item} has {size} bytes, and should have {wanted} ({path})",
+                    path=path,
+                    name=key,
+                    remedy=_remedy(noun, key),
+                    peers=(f"{item}: {noun} data item has incorrect size",),
+                )
+            elif digest and digest != recorded and not _is_signed_manifest(fd, key, size):
+                yield subject.finding(
+                    "data-digest",
+                    f"{item} is {digest}, and should be {recorded} ({path})",
+                    path=path,
+                    name=key,
+                    remedy=_remedy(noun, key),
+                )
+            if not self._table.read_only:
+                yield from exposed(path, status, self._owner)
+        finally:
+            os.close(fd)
+
+    def _unknown(self, id: str, names: set[str]) -> Iterator[Finding]:
+        """Files beside the items that no key is for. Nobody knows whose they are, so they stay."""
+        directory = os.path.join(self._table.directory, id)
+        try:
+            found = os.listdir(directory)
+        except OSError:
+            return
+        for name in sorted(found):
+            if name in names or name.startswith(files.TEMPORARY):
+                continue
+            if name == _CALLERS_OWN and self._table.noun != "layer":
+                continue
+            path = os.path.join(directory, name)
+            yield about_file(
+                "data-unknown",
+                "file",
+                path,
+                f"is none of the data items of {self._table.noun} {id}",
+                grade=ODDITY,
+                read_only=self._table.read_only,
+            )
+
+
+def _measured(fd: int, recorded: str | None) -> tuple[int, str]:
+    """Size and digest; the digest is "" if there is none to compare with."""
+    from hashlib import new
+
+    algorithm = ""
+    try:
+        algorithm = Digest.parse(recorded).algorithm if recorded else ""
+    except InvalidDigest:
+        pass  # an item may have any text for a digest; those that matter are looked at with the record
+    hasher = new(algorithm) if algorithm else None
+    size = 0
+    while block := os.read(fd, _BLOCK):
+        size += len(block)
+        if hasher is not None:
+            hasher.update(block)
+    return size, f"{algorithm}:{hasher.hexdigest()}" if hasher is not None else ""
+
+
+def _is_signed_manifest(fd: int, key: str, size: int) -> bool:
+    """Whether it is a manifest of the first schema with signatures, whose digest is that of a part of it."""
+    if not key.startswith("manifest") or size > _MANIFEST_MAX:
+        return False
+    from orlop.formats import gojson
+
+    try:
+        value = gojson.decode(os.pread(fd, size, 0))
+    except ValueError:
+        return False
+    return type(value) is dict and value.get("schemaVersion") == 1 and "signatures" in value
+
+
+def _remedy(noun: str, key: str) -> str:
+    if noun == "image":
+        return "copied from where the same item is; else the image is removed, or the item is taken off it"
+    return "taken off the record"
+
+
+def _reason(problem: StorageError | OSError) -> str:
+    if isinstance(problem, OSError) and problem.errno:
+        reason = os.strerror(problem.errno)
+        where = os.fsdecode(problem.filename) if isinstance(problem.filename, str | bytes) else ""
+        return f"open {where}: {reason[:1].lower()}{reason[1:]}" if where else reason
+    return str(problem)

@@ -1,0 +1,410 @@
+"""One layer: its place, its tar-split record, its archive and its tree (`spec/check-repair.md` 3.1b to 3.1d).
+
+A container's layer changes while the container lives, so of that only the place is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.drivers.api import SupportsFiles, SupportsInspection
+from orlop.errors import BadTarSplit, InvalidDigest, StorageError, UnsafePath
+from orlop.formats.tarsplit import clean_name
+from orlop.model.digest import Digest
+from orlop.model.findings import ODDITY
+from orlop.store import layering
+from orlop.store.check import wording
+from orlop.store.check.archives import CUT_PADDING, Reading
+from orlop.store.check.compare import CHANGED, Comparison
+from orlop.store.check.findings import about, open_regular
+from orlop.store.check.records import exposed
+from orlop.store.check.trees import Trees
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orlop.drivers.api import LayerFiles, LayerTree
+    from orlop.formats.tarheader import Entry
+    from orlop.model.findings import Finding
+    from orlop.model.idmap import IDMappings
+    from orlop.model.record import Document
+    from orlop.records.asfound import TableAsFound
+    from orlop.store.check.archives import Problem
+    from orlop.store.check.compare import Difference, Leniency
+    from orlop.store.check.expected import Tree
+    from orlop.store.check.findings import Subject
+    from orlop.store.check.look import Look
+
+DIFFERENCES_MAX = 1000
+"""Of one layer. When its directory is gone there is nothing to learn from the next fifty thousand."""
+
+_GZIP = b"\x1f\x8b\x08"
+
+
+class LayerCheck:
+    """Looks at layers, best in the order of `in_order`.
+
+    `places`, `digests`, `contents` are the parts to be done; `count(entries, bytes)` is told what was read.
+    """
+
+    def __init__(
+        self,
+        look: Look,
+        leniency: Leniency,
+        *,
+        places: bool,
+        digests: bool,
+        contents: bool,
+        count: Callable[[int, int], object],
+    ) -> None:
+        self._look = look
+        self._leniency = leniency
+        self._places = places
+        self._digests = digests
+        self._contents = contents
+        self._count = count
+        driver = look.driver
+        self._inspector = driver.inspector() if isinstance(driver, SupportsInspection) else None
+        self._changing = {document.get("layer") for document in look.containers.by_id.values()}
+        self._trees = Trees(look, self._inspector)
+        self._owner = os.stat(look.engine.options.graph_root).st_uid
+
+    def of_layer(self, table: TableAsFound, document: Document) -> Iterator[Finding]:
+        id, parent = document["id"], document.get("parent") or None
+        subject = about(table, id)
+        if (document.get("flags") or {}).get("incomplete") is True:
+            return  # what it is to become nobody knows
+        try:
+            is_there = self._look.driver.exists(id)
+        except StorageError:
+            return  # no id that this driver could have a layer of; the record is told of
+        if not is_there:
+            yield subject.finding(
+                "layer-gone",
+                "the driver has nothing of it",
+                remedy="made again from an equal layer, if there is one; else removed with what is built on it",
+                peers=() if table.read_only else ("the layer's directory: no such file or directory",),
+            )
+            return
+        faults: list[Finding] = []
+        if self._inspector is not None and (self._places or self._digests or self._contents):
+            faults = self._inspector.faults(id, parent, lambda other: self._may_copy(document, other))
+            if self._places:
+                yield from faults
+        if id not in self._changing:
+            yield from self._of_content(subject, table, document, parent, bool(faults))
+
+    def _may_copy(self, document: Document, other: str) -> bool:
+        """Whether the layer may have been made from `other`: the two have one parent and one content."""
+        found = self._look.layer(other)
+        return found is not None and all(
+            (found[1].get(key) or "") == (document.get(key) or "") for key in ("parent", "diff-digest")
+        )
+
+    # --- content ------------------------------------------------------------------------------------------
+
+    def _of_content(
+        self, subject: Subject, table: TableAsFound, document: Document, parent: str | None, faulty: bool
+    ) -> Iterator[Finding]:
+        path = table.table.tar_split_path(subject.id)  # type: ignore[attr-defined]
+        digest = _valid(document.get("diff-digest"))
+        try:
+            record = os.fdopen(open_regular(path), "rb")
+        except FileNotFoundError:
+            if digest and not document.get("toc-digest"):
+                yield from self._without_record(subject, document, path, digest, parent, faulty)
+            return
+        except (OSError, UnsafePath) as problem:
+            yield self._bad_record(subject, path, f"cannot be read: {problem}", (str(problem),))
+            return
+        with record:
+            if not subject.read_only:
+                yield from exposed(path, os.fstat(record.fileno()), self._owner)
+            if not self._digests and not self._contents:
+                start = record.read(len(_GZIP))
+                if start != _GZIP:
+                    said = "is no gzip stream" if start else "is empty"
+                    peer = "gzip: invalid header" if start else "EOF"
+                    yield self._bad_record(subject, path, said, (peer,))
+                return
+            yield from self._with_record(subject, document, path, record, digest, parent)
+
+    def _with_record(
+        self, subject: Subject, document: Document, path: str, record: object, digest: str, parent: str | None
+    ) -> Iterator[Finding]:
+        place = self._place_of(subject.id, parent)
+        tree = self._trees.of(document, place) if self._contents and place is not None else None
+        owners = _Owners()
+
+        def take(entry: Entry, checksum: bytes | None, known: bool) -> None:
+            owners.add(entry)
+            if tree is not None:
+                tree.add(entry, checksum, known)
+
+        reading = Reading(Digest(digest).algorithm if digest else "sha256")
+        files = self._files_of(subject.id, place) if self._digests else None
+        try:
+            reading.run(record, files, take)  # type: ignore[arg-type]
+        finally:
+            if files is not None:
+                files.close()
+        self._count(reading.entries, reading.read)
+        if reading.error is not None:
+            error = reading.error
+            peer = error.peer if isinstance(error, StorageError) else wording.system_text(error)
+            first = isinstance(error, BadTarSplit) and error.peer in ("EOF", "gzip: invalid header")
+            yield self._bad_record(subject, path, str(error), (peer,), at_once=first)
+        first_directory = place.directories[0] if place is not None else ""
+        for number, problem in enumerate(reading.problems[:DIFFERENCES_MAX]):
+            yield wording.of_problem(subject, problem, first_directory, is_first=number == 0)
+        if len(reading.problems) > DIFFERENCES_MAX:
+            yield _and_more(subject, len(reading.problems) - DIFFERENCES_MAX)
+        if reading.error is None and not reading.problems and files is not None:
+            yield from _of_archive(subject, document, reading, digest, path)
+        if reading.followed:
+            yield from owners.compared(subject, document)
+        if tree is not None and place is not None and tree.is_known(reading):
+            yield from self._of_tree(subject, document, tree.tree, place, reading.problems)
+
+    def _place_of(self, id: str, parent: str | None) -> LayerTree | None:
+        try:
+            return self._inspector.tree(id, parent) if self._inspector is not None else None
+        except (OSError, StorageError):
+            return None
+
+    def _files_of(self, id: str, place: LayerTree | None) -> LayerFiles | None:
+        """The layer's files by name; None if its content is not there, which is told of."""
+        from orlop.drivers.layerfiles import DirectoryFiles
+
+        try:
+            if place is not None:
+                return DirectoryFiles(place.directories)
+            driver = self._look.driver
+            return driver.files(id) if isinstance(driver, SupportsFiles) else None
+        except (OSError, StorageError):
+            return None
+
+    def _bad_record(
+        self, subject: Subject, path: str, text: str, peers: tuple[str, ...], *, at_once: bool = True
+    ) -> Finding:
+        return subject.finding(
+            "tar-split",
+            text if path in text else f"{path} {text}",
+            path=path,
+            remedy="made again, or copied from an equal layer; else removed, and the archive cannot be given back",
+            peers=peers,
+            peers_own=() if at_once else wording.trailer_lines(subject, peers),
+        )
+
+    # --- without a tar-split record -----------------------------------------------------------------------
+
+    def _without_record(
+        self,
+        subject: Subject,
+        document: Document,
+        path: str,
+        digest: str,
+        parent: str | None,
+        faulty: bool,
+    ) -> Iterator[Finding]:
+        """The file may never have been there; what is certain is that the archive cannot be put together."""
+        peers: tuple[str, ...] = ()
+        text = f"there is no {path}, without which its archive cannot be given back"
+        remedy = "made again, or copied from an equal layer, if either can be"
+        if self._digests and not faulty:
+            try:
+                found, size = self._generated(document, parent, Digest(digest).algorithm)
+            except (OSError, StorageError) as problem:
+                yield subject.finding(
+                    "content-unreadable",
+                    f"no archive can be made of it: {problem}",
+                    path=path,
+                    peers=(str(problem),),
+                )
+                return
+            wanted = document.get("diff-size") or 0
+            if found == digest:
+                text += "; but the one that the driver makes of it is the same"
+                remedy = "made again"
+            else:
+                peers = ("layer content incorrect digest",)
+                if wanted not in (-1, size):
+                    peers += (f"read {size} bytes instead of {wanted} bytes: layer content incorrect size",)
+        yield subject.finding("tar-split-missing", text, grade=ODDITY, path=path, remedy=remedy, peers=peers)
+
+    def _generated(self, document: Document, parent: str | None, algorithm: str) -> tuple[str, int]:
+        """Digest and size of the archive that the driver makes of the layer's files."""
+        from hashlib import new
+
+        above = self._look.layer(parent) if parent else None
+        hasher, size = new(algorithm), 0
+        with self._look.driver.diff(
+            document["id"], parent, _mappings(document), _mappings(above[1]) if above else _mappings({})
+        ) as stream:
+            for block in stream:
+                hasher.update(block)
+                size += len(block)
+        self._count(0, size)
+        return f"{algorithm}:{hasher.hexdigest()}", size
+
+    # --- the tree -----------------------------------------------------------------------------------------
+
+    def _of_tree(
+        self, subject: Subject, document: Document, tree: Tree, place: LayerTree, problems: list[Problem]
+    ) -> Iterator[Finding]:
+        told = {b"/" + clean_name(b"/" + problem.name)[1:] for problem in problems}
+        found: list[Difference] = []
+        more = 0
+
+        def take(difference: Difference) -> None:
+            nonlocal more
+            if difference.path in told and difference.what != CHANGED:
+                return
+            if difference.path in told and not _is_metadata(difference):
+                return
+            if len(found) < DIFFERENCES_MAX:
+                found.append(difference)
+            else:
+                more += 1
+
+        comparison = Comparison(
+            tree, place, _mappings(document), self._leniency, take, contents=self._digests
+        )
+        try:
+            comparison.run()
+        except OSError as problem:
+            yield subject.finding(
+                "content-unreadable",
+                f"its tree cannot be read: {problem}",
+                path=place.directories[0],
+                peers_own=(f"scanning contents of {subject}: {wording.system_text(problem)}",),
+            )
+        self._count(0, comparison.read)
+        for difference in found:
+            yield wording.of_difference(subject, difference, place.directories[0])
+        if more:
+            yield _and_more(subject, more)
+
+
+class _Owners:
+    """The owners of a layer's files, as its record has them."""
+
+    def __init__(self) -> None:
+        self._uids: set[int] = set()
+        self._gids: set[int] = set()
+
+    def add(self, entry: Entry) -> None:
+        if b".wh." in entry.name and entry.name.rstrip(b"/").rpartition(b"/")[2].startswith(b".wh."):
+            return
+        self._uids.add(entry.uid)
+        self._gids.add(entry.gid)
+
+    def compared(self, subject: Subject, document: Document) -> Iterator[Finding]:
+        """Partial pulls record them otherwise, and older programs not at all."""
+        if document.get("toc-digest"):
+            return
+        for key, found in (("uidset", self._uids), ("gidset", self._gids)):
+            recorded = document.get(key)
+            if recorded and set(recorded) != found:
+                yield subject.finding(
+                    "owners",
+                    f"{key} is {_few(recorded)}, and its archive has {_few(sorted(found))}",
+                    name=key,
+                    remedy="recorded as the archive has them",
+                )
+
+
+def _of_archive(
+    subject: Subject, document: Document, reading: Reading, digest: str, path: str
+) -> Iterator[Finding]:
+    """Whether the archive is the one that was applied."""
+    wanted = document.get("diff-size") or 0
+    if not digest:
+        return
+    short = wanted - reading.size
+    excused = reading.inexact and (reading.inexact != CUT_PADDING or 0 < short < 512)
+    wrong_size = wanted not in (-1, reading.size)
+    if reading.digest == digest and not wrong_size:
+        return
+    peers: tuple[str, ...] = ()
+    if reading.digest != digest:
+        peers = ("layer content incorrect digest",)
+    if wrong_size:
+        peers += (f"read {reading.size} bytes instead of {wanted} bytes: layer content incorrect size",)
+    if excused and reading.digest != digest:
+        yield subject.finding(
+            "inexact",
+            f"{path} cannot give back the archive that was applied: {reading.inexact}. The program that wrote it "
+            "never can; the files are whole",
+            grade=ODDITY,
+            path=path,
+            peers=peers,
+        )
+    elif reading.digest != digest:
+        yield subject.finding(
+            "digest",
+            f"its archive is {reading.digest} of {reading.size} bytes, and should be {digest} of {wanted}",
+            path=path,
+            remedy="the record or the tar-split file is put right, as an image or an equal layer proves one of them "
+            "wrong; else the file is removed",
+            peers=peers,
+        )
+    else:
+        yield subject.finding(
+            "size",
+            f"its archive has {reading.size} bytes, and the record says {wanted}",
+            name="diff-size",
+            remedy="recorded as it is",
+            peers=peers,
+        )
+
+
+def in_order(look: Look, table: TableAsFound) -> Iterator[Document]:
+    """The layers of a table, parents first and each followed by its own children: so a tree can grow from one to the
+    next."""
+    children: dict[str, list[Document]] = {}
+    roots: list[Document] = []
+    for document in table.by_id.values():
+        parent = document.get("parent") or ""
+        if parent in table.by_id and parent != document["id"]:
+            children.setdefault(parent, []).append(document)
+        else:
+            roots.append(document)
+    seen: set[str] = set()
+    for start in (roots, table.by_id.values()):  # the second time those that go in a circle
+        waiting = list(start)[::-1]
+        while waiting:
+            document = waiting.pop()
+            if document["id"] not in seen:
+                seen.add(document["id"])
+                yield document
+                waiting += children.get(document["id"], ())[::-1]
+
+
+def _is_metadata(difference: Difference) -> bool:
+    return not any(word in ("filetype", "size", "mtime", "content") for word, _, _ in difference.attributes)
+
+
+def _and_more(subject: Subject, count: int) -> Finding:
+    return subject.finding("and-more", f"and {count} more differences", remedy="as the others")
+
+
+def _mappings(document: Document) -> IDMappings:
+    from orlop.records.rows import Row
+
+    return layering.mappings_of(Row(document, 0)) if document else layering.mappings_of(None)
+
+
+def _valid(digest: str | None) -> str:
+    if not digest:
+        return ""
+    try:
+        return Digest.parse(digest)
+    except InvalidDigest:
+        return ""
+
+
+def _few(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:8]))
+    return f"[{shown}{', ...' if len(numbers) > 8 else ''}]"

@@ -1,0 +1,143 @@
+"""What all tables of a store say at one moment, and which layers the driver has then.
+
+Rule: nothing is changed and nothing stops: a table whose lock cannot be had, or whose file cannot be read, is a fact.
+The locks are held shared, in their order (`store/tables`), while the files are read, and no longer unless asked to.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orlop.errors import BadRecords, LockTimeout, NotSupported, StorageError
+from orlop.model.ids import is_component
+from orlop.records.asfound import TableAsFound
+from orlop.store import othermode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any, Self
+
+    from orlop.drivers.api import Driver
+    from orlop.model.record import Document
+    from orlop.records.table import Table
+    from orlop.store.engine import Engine
+
+_TAR_SPLIT = ".tar-split.gz"
+
+
+class Look:
+    """See the module. A context manager: the locks are held until `release`, or the end of the block.
+
+    layers, images   tables, the primary one first; of images, those that are ours before foreign ones
+    containers       the table of containers
+    unlocked         (path, why) of locks that could not be taken; their tables were read all the same
+    driver_ids       layers of the driver's home; None if they cannot be listed
+    tar_splits       ids of which the primary table has a tar-split file
+    elsewhere        ids of layers and containers whose records only the other mode of opening the store shows
+    """
+
+    layers: list[TableAsFound]
+    images: list[TableAsFound]
+    containers: TableAsFound
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.unlocked: list[tuple[str, str]] = []
+        self.driver: Driver = engine.driver()
+        self.driver_ids: set[str] | None = None
+        self.tar_splits: set[str] = set()
+        self.elsewhere: dict[str, set[str]] = {}
+        self._held: list[Any] = []
+
+    def __enter__(self) -> Self:
+        engine = self.engine
+        try:
+            self.layers = [self._found(table) for table in (engine.layers, *engine.additional_layers())]
+            self.images = [self._found(table) for table in (engine.images, *engine.additional_images())]
+            self.containers = self._found(engine.containers)
+            try:
+                self.driver_ids = {id for id in self.driver.ids() if is_component(id)}
+            except (NotSupported, OSError):
+                self.driver_ids = None
+            self.tar_splits = _tar_splits(engine.layers.directory)
+            self.elsewhere = self._elsewhere()
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        while self._held:
+            self._held.pop().__exit__(None, None, None)
+
+    def _found(self, table: Table) -> TableAsFound:
+        held = True
+        for lock in table.locks:
+            try:
+                block = lock.reading(timeout=self.engine.options.lock_timeout)
+                block.__enter__()
+                self._held.append(block)
+            except LockTimeout:
+                raise
+            except (StorageError, OSError) as error:
+                held = False
+                self.unlocked.append((lock.path, str(error)))
+        return TableAsFound(table, held=held)
+
+    def _elsewhere(self) -> dict[str, set[str]]:
+        try:
+            return othermode.ids(self.engine)
+        except (BadRecords, OSError):
+            # What is recorded there is unknown, so nothing at home is without a record for certain.
+            return {"image": set(), "layer": set(self.driver_ids or ()), "container": set()}
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> tuple[bytes, ...]:
+        """What the lock files said; as long as it is the same nobody has changed a record."""
+        return tuple([table.token for table in (*self.layers, *self.images, self.containers)])
+
+    def layer(self, id: str) -> tuple[TableAsFound, Document] | None:
+        return _find(self.layers, id)
+
+    def image(self, id: str) -> tuple[TableAsFound, Document] | None:
+        return _find(self.images, id)
+
+    @property
+    def layers_are_whole(self) -> bool:
+        """Whether a layer without a record has none, as far as can be told."""
+        return all(table.is_whole for table in self.layers)
+
+    def chain(self, id: str) -> Iterator[str]:
+        """The recorded layers from this one downwards; ends where a record is missing, or comes again."""
+        seen: set[str] = set()
+        while id and id not in seen:
+            found = self.layer(id)
+            if found is None:
+                return
+            seen.add(id)
+            yield id
+            id = found[1].get("parent") or ""
+
+
+def _find(tables: list[TableAsFound], id: str) -> tuple[TableAsFound, Document] | None:
+    for table in tables:
+        document = table.by_id.get(id)
+        if document is not None:
+            return table, document
+    return None
+
+
+def _tar_splits(directory: str) -> set[str]:
+    try:
+        return {name.removesuffix(_TAR_SPLIT) for name in os.listdir(directory) if name.endswith(_TAR_SPLIT)}
+    except OSError:
+        return set()

@@ -1,0 +1,119 @@
+"""What differs in a layer as findings: our sentence, and the peers' lines (`spec/check-repair.md` 3, 4.3)."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.formats.tarheader import REGULAR
+from orlop.formats.tarsplit import clean_name, quoted
+from orlop.store.check.compare import ADDED, MISSING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.model.findings import Finding
+    from orlop.store.check.archives import Problem
+    from orlop.store.check.compare import Difference
+    from orlop.store.check.findings import Subject
+
+_ARROW = "\uffeb"
+_MODIFIED = "layer content modified"
+_COPIED = "copied from where the same file is; else the layer is removed with what is built on it"
+
+_OF_CONTENT = ("size", "content", "filetype")
+
+_KINDS = {
+    "0": "a file",
+    "1": "a hard link",
+    "2": "a symlink",
+    "3": "a character device",
+    "4": "a block device",
+    "5": "a directory",
+    "6": "a FIFO",
+    "s": "a socket",
+}
+
+
+def system_text(error: OSError) -> str:
+    """`open <path>: no such file or directory`, as the peers' system says it."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    reason = reason[:1].lower() + reason[1:]
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return f"open {where}: {reason}" if where else reason
+
+
+def trailer_lines(subject: Subject, errors: tuple[str, ...]) -> tuple[str, ...]:
+    """What they report first of an error met while reading: it shows twice."""
+    return tuple([f"{subject}: consume any trailer after the EOF marker: {error}" for error in errors])
+
+
+def of_problem(subject: Subject, problem: Problem, directory: str, *, is_first: bool) -> Finding:
+    """A file of an archive. Their stream ends at the first one, so it is the only one that they report."""
+    name = os.fsdecode(clean_name(b"/" + problem.name))
+    path = directory + name if directory else ""
+    error = f"file integrity checksum failed for {quoted(problem.name)}"
+    if problem.code == "missing":
+        error = f"open {directory}{name}: no such file or directory"
+    elif problem.code == "unreadable" and isinstance(problem.error, OSError):
+        error = system_text(problem.error)
+    peers = (error,) if is_first else ()
+    return subject.finding(
+        "content-missing" if problem.code == "missing" else "content-changed",
+        f"{name} {problem.text}",
+        path=path,
+        name=name,
+        remedy=_COPIED,
+        peers=peers,
+        peers_own=trailer_lines(subject, peers),
+    )
+
+
+def of_difference(subject: Subject, difference: Difference, directory: str) -> Finding:
+    name = os.fsdecode(difference.path)
+    slash = "/" if difference.is_directory else ""
+    if difference.what == MISSING:
+        node = difference.node
+        content = node is not None and node.kind == REGULAR and node.size > 0
+        return subject.finding(
+            "tree-missing",
+            f"{name}{slash} is missing",
+            path=directory + name,
+            name=name,
+            remedy=_COPIED if content else "made again",
+            peers=(f"-{name}{slash}, {_MODIFIED}",),
+        )
+    if difference.what == ADDED:
+        return subject.finding(
+            "tree-added",
+            f"{name}{slash} was not put into it",
+            path=directory + name,
+            name=name,
+            remedy="removed",
+            peers=(f"+{name}{slash}, {_MODIFIED}",),
+        )
+    words = {word for word, _, _ in difference.attributes}
+    attributes = ",".join(f"{word}:{wanted}{_ARROW}{found}" for word, wanted, found in difference.attributes)
+    line = f"{name}({attributes}), {_MODIFIED}"
+    node = difference.node
+    content = node is not None and node.kind == REGULAR and not words.isdisjoint(_OF_CONTENT)
+    return subject.finding(
+        "tree-changed",
+        f"{name}{slash}: " + "; ".join(_sentence(*attribute) for attribute in difference.attributes),
+        path=directory + name,
+        name=name,
+        remedy=_COPIED if content else "put right as the layer's archive has it",
+        # Of a file they report it twice.
+        peers=(line,) if difference.is_directory else (line, f"+{line}"),
+    )
+
+
+def _sentence(word: str, wanted: str, found: str) -> str:
+    if word == "filetype":
+        return f"is {_kind(found)}, and should be {_kind(wanted)}"
+    if word == "content":
+        return "has another content" if wanted != "readable" else f"cannot be read: {found}"
+    word = {"uid": "user", "gid": "group", "mtime": "time"}.get(word, word)
+    return f"{word} is {found}, and should be {wanted}"
+
+
+def _kind(code: str) -> str:
+    return _KINDS.get(chr(int(code)), "something else")
