@@ -20,6 +20,7 @@ import os
 import stat
 
 from orlop.stream.overlap import Ranges
+from orlop.stream.walk import walk
 from orlop.system import mounts
 from orlop.system.descent import GONE, Descent, private_view
 from orlop.system.sharing import BLOCK, Space, Spaces, open_to_ask, shared_extents
@@ -219,30 +220,17 @@ class Count:
         return at
 
     def _below(self, at: Descent, root: str, holders: Holders, leave_out: Container[tuple[int, int]]) -> None:
-        names: list[str] = []
-        waiting = [self._directory(at, holders, leave_out)]
-        while True:
-            if waiting[-1]:
-                name, inode = waiting[-1].pop()
-                above = at.status
-                try:
-                    at.enter(os.fsencode(name))
-                except OSError as error:
-                    if error.errno not in GONE:
-                        raise
-                    continue
-                names.append(name)
-                here = (at.status.st_dev, at.status.st_ino)
-                passed_over = here in leave_out
-                if not at.guarded and here != (above.st_dev, inode):  # not what the parent lists
-                    passed_over = passed_over or self._is_mounted(at, above, root, names)
-                waiting.append([] if passed_over else self._directory(at, holders, leave_out))
-                continue
-            waiting.pop()
-            if not waiting:
-                return
-            names.pop()
-            at.leave()
+        def visit(names: list[str], inode: int, above: os.stat_result | None) -> list[tuple[str, int]]:
+            here = (at.status.st_dev, at.status.st_ino)
+            if above is not None:
+                if here in leave_out:
+                    return []
+                as_listed = at.guarded or here == (above.st_dev, inode)
+                if not as_listed and self._is_mounted(at, above, root, names):
+                    return []
+            return self._directory(at, holders, leave_out)
+
+        walk(at, visit)
 
     def _is_mounted(self, at: Descent, above: os.stat_result, root: str, names: list[str]) -> bool:
         """Whether the current directory, which is not the one that its parent lists, was mounted there."""
