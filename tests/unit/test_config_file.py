@@ -1,5 +1,6 @@
 """What a `storage.conf` says: keys, types, and the driver options they become (`spec/config.md` 8)."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,48 @@ def test_the_environment_replaces_what_it_names() -> None:
     assert of(text, driver="vfs").driver_options == ("vfs.mountopt=nodev",)
     assert of(text, driver_options=("a=b",)) == StoreOptions(driver="overlay", driver_options=("a=b",))
     assert of(text, driver="vfs", driver_options=()) == StoreOptions(driver="vfs")
+
+
+def test_the_page_about_configuration_lists_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+    listed = {
+        key: (kind, set(re.findall(r"`([\w-]+)`", text)))
+        for key, kind, text in re.findall(
+            r"^\| `(storage\.[\w.-]+)` \| ([^|]+) \| ([^|]+) \|$", page, re.MULTILINE
+        )
+    }
+    kinds = {"a string": "string", "a list of strings": "list of strings", "a boolean": "boolean"}
+    storage = dict(storageconf.KEYS["storage"])
+    options = storage.pop("options")
+    known = {f"storage.{key}": wanted for key, wanted in storage.items()}
+    known |= {f"storage.options.{key}": wanted for key, wanted in options.items()}
+    assert listed.keys() == known.keys()
+    for key, wanted in known.items():
+        kind, named = listed[key]
+        if isinstance(wanted, dict):
+            assert (kind, named) == ("table of strings", set(wanted)), key
+        elif wanted in kinds:
+            assert kind == kinds[wanted], key
+
+
+def test_the_page_about_configuration_lists_every_variable() -> None:
+    """Each name in the table is read somewhere, and whatever `config/` reads is in the table."""
+    top = Path(__file__).parents[2]
+    page = (top / "docs/configuration.md").read_text()
+    rows = re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", page, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+    source = {path: path.read_text() for path in (top / "src/orlop").rglob("*.py")}
+    for name in listed:
+        assert any(re.search(f"[\"']{name}[\"']", text) for text in source.values()), name
+    read = {
+        name
+        for path, text in source.items()
+        if path.parent.name == "config"
+        for name in re.findall(
+            r"""environ(?:\.get\(|\[)["']([A-Z_]+)["']|["']([A-Z_]+)["'] in os\.environ""", text
+        )
+        for name in name
+        if name
+    }
+    assert read - {"PATH"} <= listed
+    assert {"STORAGE_OPTS", "CONTAINERS_STORAGE_CONF", "TMPDIR"} <= read

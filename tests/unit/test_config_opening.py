@@ -121,8 +121,20 @@ def test_a_file_that_is_named_and_missing_fails_every_open(monkeypatch: pytest.M
 def test_who_listens_hears_what_is_odd_about_a_file(machine: Machine) -> None:
     configure(machine, "nope=1\n", driver="vfs")
     heard: list[str] = []
-    opened(warn=heard.append).close()
+    opened(configuration=orlop.Configuration(warn=heard.append)).close()
     assert heard == [f'Failed to decode the keys ["storage.nope"] from "{machine.override_file}"']
+
+
+def test_the_files_may_be_those_of_another_configuration(machine: Machine) -> None:
+    configure(machine, driver="zfs")
+    only = machine.write(
+        "only.conf", f'[storage]\ndriver="vfs"\nrunroot="{machine.base}/r"\ngraphroot="$HERE/g"\n'
+    )
+    chosen = orlop.Configuration({"HERE": str(machine.base)}, file=only)
+    with opened(configuration=chosen) as store:
+        assert (store.graph_root, store.run_root) == (f"{machine.base}/g", f"{machine.base}/r")
+    with opened(configuration=chosen, graph_root="g2", driver="vfs") as store:
+        assert (store.graph_root, store.run_root) == (f"{machine.base}/g2", f"{machine.base}/r")
 
 
 # --- durability ---------------------------------------------------------------------------------------------
@@ -202,7 +214,7 @@ def test_durability_is_no_matter_of_configuration_files(
         + f'driver="vfs"\nrunroot="{machine.base}/cr"\ngraphroot="{machine.base}/cg"\n'
     )
     heard: list[str] = []
-    with opened(warn=heard.append) as store:
+    with opened(configuration=orlop.Configuration(warn=heard.append)) as store:
         assert store.durability == "full"
     assert len(heard) == 1
     assert "durability" in heard[0]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.config import storageconf, toml
+from orlop.config.load import Configuration
 from orlop.errors import ConfigError, LimitExceeded
 
 
@@ -123,3 +124,43 @@ def test_a_number_of_thousands_of_digits_is_refused() -> None:
     """Python itself refuses to read it, with an error of its own."""
     with pytest.raises(ConfigError):
         toml.decode("a = " + "9" * 5000, "FILE")
+
+
+_FILLERS = st.lists(
+    st.sampled_from(
+        [
+            "",
+            "# driver = 2",
+            "{key} = 'driver = 2'",
+            "{key} = '''\ndriver = 2\n[storage]\n'''",
+            '{key} = """\\"""\ndriver = 2""""',
+            '{key} = ["""\n"""""\n, \'#\', [ # driver = 2\n "[" ]\n]',
+            "{key} = {{ driver = 2, b = [\n{{ driver = 2 }}\n] }}",
+            "{key}.driver = 2\r",
+            "{key} = 1979-05-27 07:32:00 # [",
+        ]
+    ),
+    max_size=6,
+)
+
+
+@given(_FILLERS, _FILLERS, _FILLERS, st.sampled_from(["driver", "'driver'", '"dri\\u0076er"']))
+def test_the_line_of_a_wrong_value_is_found_whatever_stands_before_it(
+    first: list[str], second: list[str], third: list[str], key: str
+) -> None:
+    lines = [*first, "[storage]", *second, f"{key} = 1", *third]
+    text = [line.format(key=f"k{number}") for number, line in enumerate(lines)]
+    before = "\n".join(text[: len(first) + 1 + len(second)])
+    with pytest.raises(ConfigError) as caught:
+        storageconf.options_of("\n".join([*text, ""]), path="FILE", warn=lambda message: None)
+    assert (caught.value.key, caught.value.line) == ("storage.driver", before.count("\n") + 2)
+
+
+@given(st.binary(max_size=100) | st.text().map(lambda text: f"[storage]\n{text}".encode()))
+def test_any_bytes_are_a_configuration_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.conf"
+    path.write_bytes(data)
+    with suppress(ConfigError, LimitExceeded):
+        Configuration({}).load(str(path))

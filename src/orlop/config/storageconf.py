@@ -69,7 +69,7 @@ _OPTIONS = {
     "thinpool": None,  # of a driver that is no more: whatever it holds is left alone
     **{driver: {key.rstrip("*"): STRING for key in keys} for driver, keys in _DRIVER_KEYS.items()},
 }
-_FILE = {
+KEYS = {
     "storage": {
         "driver": STRING,
         "driver_priority": STRINGS,
@@ -129,7 +129,7 @@ def checked(text: str, path: str, warn: Warn) -> Table:
     Raises as `options_of`.
     """
     reader = _Reader(text, path)
-    known = reader.table(toml.decode(text, path), _FILE, ())
+    known = reader.table(toml.decode(text, path), KEYS, ())
     if reader.unknown:
         keys = " ".join(f'"{".".join(key)}"' for key in reader.unknown)
         warn(f'Failed to decode the keys [{keys}] from "{path}"')

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from orlop.config.load import Configuration
     from orlop.model.idmap import IDMappings
 
 _DURABILITY_OPTION = "orlop.durability"
@@ -40,7 +41,7 @@ def open_store(
     pull_options: Mapping[str, str] | None = None,
     durability: str | None = None,
     lock_timeout: float | None = None,
-    warn: Callable[[str], None] | None = None,
+    configuration: Configuration | None = None,
 ) -> Store:
     """Open a store, making its directories if they are not there.
 
@@ -63,7 +64,8 @@ def open_store(
         durability: "full" (an acknowledged change survives power loss) or "none"; if not given, the option
             `orlop.durability`, then the environment variable ORLOP_DURABILITY, then "full".
         lock_timeout: seconds to wait for a lock of another program before `LockTimeout`; for ever if not given.
-        warn: called with each sentence about what is odd in a configuration file; nobody is told if not given.
+        configuration: whose files and environment are meant, and who is told what is odd in them; if not given, those
+            of the process, and nobody.
 
     Raises:
         ConfigError, LimitExceeded: a configuration file or an option that cannot be used.
@@ -85,7 +87,7 @@ def open_store(
         auto_userns_max_size=auto_userns_max_size,
         pull_options=pull_options,
     )
-    options = completed(given, durability=durability, warn=warn)
+    options = completed(given, durability=durability, configuration=configuration)
     if not options.driver:
         options = options.replace(driver=_driver_in_use(options))
     store = Store(options)
@@ -109,13 +111,19 @@ def _driver_in_use(options: StoreOptions) -> str:
 
 
 def completed(
-    given: StoreOptions, *, durability: str | None = None, warn: Callable[[str], None] | None = None
+    given: StoreOptions,
+    *,
+    durability: str | None = None,
+    configuration: Configuration | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> StoreOptions:
     """The options of an open store, when this much is said: nothing is left open but the name of the driver.
 
-    Arguments and errors as `open_store`.
+    Arguments and errors as `open_store`; `warn` is for who has no `configuration`, and may not need one.
     """
-    if not (given.graph_root and given.run_root) or environment.names_a_file():
+    if configuration is not None:
+        given = configuration.complete(given)
+    elif not (given.graph_root and given.run_root) or environment.names_a_file():
         from orlop.config.load import Configuration
 
         given = Configuration(warn=warn).complete(given)
