@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import peers
-from machine import EXPANSIONS, VARIABLES
+from configured import EXPANSIONS, VARIABLES
 from orlop.config import saving
 
 OURS = str(Path(sys.executable).parent / "orlop-storage")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from machine import CONTAINED, ROOT, USER
+from configured import CONTAINED, ROOT, USER
 from orlop.config import load, rootless
 from orlop.config.load import Configuration
 from orlop.errors import IncompleteOptions

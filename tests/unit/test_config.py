@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from machine import CONTAINED, EXPANSIONS, ROOT, USER, VARIABLES, Machine, machine
+from configured import CONTAINED, EXPANSIONS, ROOT, USER, VARIABLES, Machine, machine
 from orlop.config import load
 from orlop.errors import ConfigError, IncompleteOptions, LimitExceeded
 from orlop.model.options import StoreOptions

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import orlop
-from machine import Machine, machine
+from configured import Machine, machine
 from orlop.errors import ConfigError, DriverNotSupported, IncompleteOptions, LockTimeout
 from orlop.model.options import StoreOptions
 from orlop.store.opening import completed

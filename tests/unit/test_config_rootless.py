@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from machine import ROOT, USER, Machine, machine
+from configured import ROOT, USER, Machine, machine
 from orlop.config import environment, rootless
 from orlop.errors import ConfigError
 from orlop.model.options import StoreOptions

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import Machine, machine
+from configured import Machine, machine
 from orlop.config import saving
 from orlop.errors import ConfigError
 from orlop.model.options import StoreOptions

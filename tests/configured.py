@@ -3,7 +3,7 @@
     machine.system_file.write_text(...)                   # /usr/share/containers/storage.conf
     machine.configuration(USER, STORAGE_DRIVER="vfs").effective()
 
-Import the fixture where it is used: `from machine import Machine, machine`.
+Import the fixture where it is used: `from configured import Machine, machine`.
 """
 
 from pathlib import Path
