@@ -3,6 +3,9 @@
     outcome = attack(member(b"../../x", b"evil"))
     assert outcome.error is None and outcome.path("x").read_bytes() == b"evil"
 
+It is unpacked in several ways: by the unpacker alone, under rules that the test may choose (`under`), and by the
+overlay driver into the upper directory of a layer.
+
 Every case runs in a process of its own, in a mount namespace of its own, where everything but the case's directory is
 read-only: a wrong step is an error there and harms nobody. Beside the root that is unpacked into lies a canary, and
 after each case it must be what it was, to the inode, byte, time and attribute.
@@ -21,15 +24,19 @@ from typing import Any, NoReturn
 
 import pytest
 
+import layers
 import peers
 import rawtar
 import trees
 import unpacking
 from orlop import errors
+from orlop.drivers import registry
+from orlop.drivers.api import Driver
 from orlop.stream.reader import TarReader
-from orlop.system import libc
+from orlop.stream.unpack import UnpackResult
+from orlop.system import libc, xattrs
 
-WAYS = {
+UNPACKERS = {
     "fork": "fork",
     "spawn": "spawn",
     "user namespace": "fork",
@@ -38,6 +45,32 @@ WAYS = {
 }
 """How it is unpacked: as root in a worker of either kind, as root of a user namespace only, and in a process that
 neither enters the root nor (the last) has the kernel's help."""
+
+DRIVERS = ("overlay", "overlay in a user namespace")
+"""By the driver, natively: it chooses rules and whiteouts."""
+
+WAYS = (*UNPACKERS, *DRIVERS)
+
+LAYER = {"rules": "layer"}
+TREE = {"rules": "tree"}
+"""As for a mount program, which knows whiteouts by their names."""
+OVERLAY = {"rules": "tree", "whiteouts": xattrs.OPAQUE_ROOTLESS}
+OWN: dict[str, str] = {}
+"""What a driver chooses."""
+
+
+def under(*rules: dict[str, str]) -> pytest.MarkDecorator:
+    """A test that runs by every unpacker under each of these rules, as its `options`, and by the drivers."""
+    names = {id(LAYER): "layer", id(TREE): "tree", id(OVERLAY): "whiteouts", id(OWN): ""}
+    cases = [(way, options) for way in UNPACKERS for options in rules] + [(way, OWN) for way in DRIVERS]
+    ids = [f"{way}-{names[id(options)]}".strip("-") for way, options in cases]
+    return pytest.mark.parametrize(("way", "options"), cases, ids=ids)
+
+
+def writes_whiteouts(options: dict[str, str]) -> bool:
+    """Whether under these options whiteouts become what the kernel knows as such."""
+    return options is OWN or "whiteouts" in options
+
 
 SECONDS = 60
 MEMORY = 1 << 30
@@ -73,8 +106,44 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def plant_canary(place: Path) -> Path:
-    outside = place / "outside"
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def root(place: Path, way: str) -> Path:
+    return make_root(place, way)
+
+
+def make_root(place: Path, way: str) -> Path:
+    """The directory that is unpacked into; of a driver, that of a layer."""
+    if way not in DRIVERS:
+        (place / "root").mkdir()
+        return place / "root"
+    for name in ("graph", "run"):
+        (place / name).mkdir()
+    driver = open_driver(place)
+    driver.create(LAYER_ID, None, writable=False)
+    return Path(driver.home, LAYER_ID, "diff")
+
+
+LAYER_ID = "layer"
+
+
+def open_driver(place: Path, *, rootless: bool = False) -> Driver:
+    return registry.open_driver(
+        "overlay",
+        graph_root=str(place / "graph"),
+        run_root=str(place / "run"),
+        options=["overlay.skip_mount_home=true"],
+        durable=False,
+        rootless=rootless,
+    )
+
+
+def plant_canary(root: Path) -> Path:
+    outside = root.parent / "outside"
     (outside / "sub").mkdir(parents=True)
     (outside / "secret").write_bytes(b"canary")
     (outside / "secret").chmod(0o640)
@@ -87,9 +156,11 @@ def plant_canary(place: Path) -> Path:
 
 
 @pytest.fixture
-def canary(place: Path) -> Iterator[Path]:
-    """What no attack may touch: `outside`, next to the root."""
-    outside = plant_canary(place)
+def canary(request: pytest.FixtureRequest, place: Path) -> Iterator[Path]:
+    """What no attack may touch: `outside`, next to the root, or in `place` for what has no root of ours."""
+    outside = plant_canary(
+        request.getfixturevalue("root") if "way" in request.fixturenames else place / "root"
+    )
     before = known(outside)
     yield outside
     assert known(outside) == before, "the outside was touched"
@@ -103,11 +174,11 @@ def known(outside: Path) -> object:
 class Attack:
     """`attack(*pieces of a tar, onto=an archive to unpack before, rules=..., ...) -> Outcome`."""
 
-    def __init__(self, place: Path, way: str) -> None:
+    def __init__(self, place: Path, root: Path, way: str) -> None:
         self.place = place
-        self.tree = place / "root"
-        self.tree.mkdir()
+        self.tree = root
         self.way = way
+        self.in_userns = "user namespace" in way
         (
             place / "report"
         ).touch()  # all that the attacked process may write to, beside the tree and the canary
@@ -119,25 +190,26 @@ class Attack:
 
     def each(self, *tars: bytes, **options: Any) -> list[Outcome]:
         """One after another, into the same tree."""
-        options.setdefault("rules", "layer")
-        options["way"] = WAYS[self.way]
-        if self.way == "user namespace":
-            options["in_userns"] = True
+        if self.way in DRIVERS:
+            assert not options, "these are the driver's to choose"
+        else:
+            options.setdefault("rules", "layer")
+            options["way"] = UNPACKERS[self.way]
+            options["in_userns"] = self.in_userns
         self._run([(tar, options) for tar in tars])
         assert sorted(os.listdir(self.place)) == self._around
         return [Outcome(self.tree, **found) for found in json.loads((self.place / "report").read_text())]
 
     def _run(self, attempts: list[tuple[bytes, dict[str, Any]]]) -> None:
-        in_userns = self.way == "user namespace"
         ready, go = os.pipe(), os.pipe()
         pid = os.fork()
         if not pid:
-            self._attacked(attempts, in_userns, ready[1], go[0])
+            self._attacked(attempts, ready[1], go[0])
         os.close(ready[1])
         os.close(go[0])
         try:
             os.read(ready[0], 1)
-            if in_userns:
+            if self.in_userns:
                 for kind in ("uid", "gid"):
                     Path(f"/proc/{pid}/{kind}_map").write_text("0 0 4294967295\n")
             os.write(go[1], b"x")
@@ -147,17 +219,15 @@ class Attack:
             _, status = os.waitpid(pid, 0)
         assert status == 0, f"the process that was attacked ended with wait status {status}"
 
-    def _attacked(
-        self, attempts: list[tuple[bytes, dict[str, Any]]], in_userns: bool, ready: int, go: int
-    ) -> NoReturn:
+    def _attacked(self, attempts: list[tuple[bytes, dict[str, Any]]], ready: int, go: int) -> NoReturn:
         status = 1
         try:
             signal.alarm(SECONDS)
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-            libc.unshare(libc.CLONE_NEWNS | (libc.CLONE_NEWUSER if in_userns else 0))
+            libc.unshare(libc.CLONE_NEWNS | (libc.CLONE_NEWUSER if self.in_userns else 0))
             os.write(ready, b"x")
             os.read(go, 1)
-            make_read_only(self.place, in_userns)
+            make_read_only(self.place, self.in_userns)
             found = [self._attempt(tar, options) for tar, options in attempts]
             (self.place / "report").write_text(json.dumps(found))
             status = 0
@@ -170,7 +240,7 @@ class Attack:
 
     def _attempt(self, tar: bytes, options: dict[str, Any]) -> dict[str, Any]:
         try:
-            result = unpacking.unpack(self.tree, entries(tar), **options)
+            result = self._unpacked(tar, options)
         except (errors.StorageError, OSError) as error:
             number = error.errno if isinstance(error, OSError) else None
             peer = error.peer if isinstance(error, errors.StorageError) else ""
@@ -179,10 +249,15 @@ class Attack:
             facts = (None, "", "", None, list(result.warnings))
         return dict(zip(("error", "text", "peer", "number", "warnings"), facts, strict=True))
 
+    def _unpacked(self, tar: bytes, options: dict[str, Any]) -> UnpackResult:
+        if self.way not in DRIVERS:
+            return unpacking.unpack(self.tree, entries(tar), **options)
+        return layers.fill(open_driver(self.place, rootless=self.in_userns), LAYER_ID, entries(tar))
 
-@pytest.fixture(params=WAYS)
-def attack(request: pytest.FixtureRequest, place: Path, canary: Path) -> Attack:
-    return Attack(place, request.param)
+
+@pytest.fixture
+def attack(place: Path, root: Path, way: str, canary: Path) -> Attack:
+    return Attack(place, root, way)
 
 
 def make_read_only(place: Path, in_userns: bool) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from attacks import Attack
+from attacks import LAYER, OVERLAY, TREE, Attack, under
 from orlop.errors import BadArchive, UnsafePath
-from orlop.system import xattrs
 from rawtar import long_name, member, pax
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -40,8 +39,10 @@ def test_a1_an_absolute_name_of_the_outside(attack: Attack, canary: Path) -> Non
     assert outcome.path(str(canary).lstrip("/") + "/secret").read_bytes() == b"evil"
 
 
-@pytest.mark.parametrize("rules", ["layer", "tree"])
-def test_a2_a_file_through_a_symlink_to_the_outside(attack: Attack, canary: Path, rules: str) -> None:
+@under(LAYER, TREE)
+def test_a2_a_file_through_a_symlink_to_the_outside(
+    attack: Attack, canary: Path, options: dict[str, str]
+) -> None:
     """CVE-2014-6407, CVE-2018-15664: the target is looked for inside, where it is not."""
     outside = os.fsencode(canary)
     ways = (
@@ -53,7 +54,7 @@ def test_a2_a_file_through_a_symlink_to_the_outside(attack: Attack, canary: Path
     evil = (member(b"l/secret", b"evil"), member(b"l/new/deep/file", b"evil"), member(b"l/secret/"))
     for links in ways:
         parts = [pax({b"linkpath": text}) + member(name, type=b"2") for name, text in links]
-        for outcome in attack.each(*[b"".join((*parts, end)) for end in evil], rules=rules):
+        for outcome in attack.each(*[b"".join((*parts, end)) for end in evil], **options):
             outcome.refused(FileNotFoundError)
 
 
@@ -70,8 +71,8 @@ def test_a3_the_same_where_the_target_exists_inside(attack: Attack, canary: Path
     assert outcome.path(inside + b"/more").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("rules", ["layer", "tree"])
-def test_a4_a_hard_link_to_the_outside(attack: Attack, canary: Path, rules: str) -> None:
+@under(LAYER, TREE)
+def test_a4_a_hard_link_to_the_outside(attack: Attack, canary: Path, options: dict[str, str]) -> None:
     """CVE-2021-32760: neither the inode of the outside, nor its mode and owner."""
     outside = os.fsencode(canary)
     through = pax({b"linkpath": outside}) + member(b"l", type=b"2")
@@ -81,10 +82,10 @@ def test_a4_a_hard_link_to_the_outside(attack: Attack, canary: Path, rules: str)
     links = [
         pax({b"linkpath": text}) + member(b"h", type=b"1", mode=0o777, uid=12, gid=13) for text in targets
     ]
-    for outcome in attack.each(*[through + link for link in links], rules=rules):
+    for outcome in attack.each(*[through + link for link in links], **options):
         outcome.refused(FileNotFoundError)
     assert outcome.names == ["l"]
-    outcome = attack(member(b"h", type=b"1", linkname=b"l"), rules=rules)  # the symlink itself
+    outcome = attack(member(b"h", type=b"1", linkname=b"l"), **options)  # the symlink itself
     assert outcome.path("h").lstat().st_ino == outcome.path("l").lstat().st_ino
 
 
@@ -120,8 +121,8 @@ def test_a5_a_name_that_is_a_hard_link_to_a_symlink_is_made_anew(
     )
 
 
-@pytest.mark.parametrize("rules", ["layer", "tree"])
-def test_a6_the_root_stays_a_directory(attack: Attack, rules: str) -> None:
+@under(LAYER, TREE)
+def test_a6_the_root_stays_a_directory(attack: Attack, options: dict[str, str]) -> None:
     """CVE-2021-29136: a root that is a symlink leads everything after it elsewhere."""
     after = member(b"after", b"x")
     names = (b".", b"./", b"", b"/", b"..", b"a/..", b"./.")
@@ -134,16 +135,16 @@ def test_a6_the_root_stays_a_directory(attack: Attack, rules: str) -> None:
         {"type": b"Z"},
     )
     for outcome in attack.each(
-        *[member(name, **kind) + after for name in names for kind in kinds], rules=rules
+        *[member(name, **kind) + after for name in names for kind in kinds], **options
     ):
         outcome.refused(UnsafePath)
     assert stat.S_ISDIR(outcome.tree.lstat().st_mode)
     assert outcome.names == []
 
 
-@pytest.mark.parametrize("rules", ["layer", "tree"])
+@under(LAYER, TREE)
 def test_a7_times_and_modes_of_a_directory_that_became_a_symlink(
-    attack: Attack, canary: Path, rules: str
+    attack: Attack, canary: Path, options: dict[str, str]
 ) -> None:
     """CVE-2021-31566, CVE-2021-23177: what is set at the end is set on what was made, not on what the name means."""
     outcome = attack(
@@ -153,7 +154,7 @@ def test_a7_times_and_modes_of_a_directory_that_became_a_symlink(
         member(b"e/", mode=0o777, mtime=99),
         pax({b"linkpath": os.fsencode(canary)}) + member(b"d", type=b"2", mtime=7),
         member(b"e", type=b"2", linkname=b"inside", mtime=7),
-        rules=rules,
+        **options,
     )
     outcome.refused(FileNotFoundError)  # d/sub is gone
     outcome = attack(
@@ -162,7 +163,7 @@ def test_a7_times_and_modes_of_a_directory_that_became_a_symlink(
         pax({b"linkpath": os.fsencode(canary)}) + member(b"e", type=b"2", mtime=7),
         member(b"f/", mode=0o777, mtime=99),
         member(b"f", type=b"2", linkname=b"inside", mtime=7),
-        rules=rules,
+        **options,
     )
     assert outcome.error is None, outcome.text
     assert outcome.path("e").lstat().st_mtime == 7
@@ -256,13 +257,15 @@ def test_a12_chains_and_loops_of_symlinks(attack: Attack) -> None:
 @pytest.mark.parametrize(
     "name", [b"proc/self/root/x", b"proc/self/cwd/x", b"proc/1/root/x", b"dev/fd/0", b"proc/self/fd/3"]
 )
-def test_names_of_the_proc_file_system_are_plain_names(attack: Attack, name: bytes) -> None:
+@under(OVERLAY)
+def test_names_of_the_proc_file_system_are_plain_names(
+    attack: Attack, name: bytes, options: dict[str, str]
+) -> None:
     """Links of /proc lead out of every chroot; inside the root there is no /proc but what the archive makes."""
     outcome = attack(
         member(name, b"x"),
         member(b"p", type=b"2", linkname=b"/proc/self/root"),
-        rules="tree",
-        whiteouts=xattrs.OPAQUE_ROOTLESS,
+        **options,
     )
     assert outcome.error is None, outcome.text
     assert outcome.path(name).read_bytes() == b"x"

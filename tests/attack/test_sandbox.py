@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import attacks
+import layers
 import unpacking
 from orlop.stream.unpack import UnpackResult
 from rawtar import member
@@ -16,22 +17,23 @@ from rawtar import member
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
-@pytest.mark.parametrize("way", attacks.WAYS)
 def test_everything_but_the_case_is_read_only(
-    place: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    attack: attacks.Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def escape(*_: object, **__: Any) -> UnpackResult:
         os.mkdir("/orlop-escaped")
         return UnpackResult(0)
 
     monkeypatch.setattr(unpacking, "unpack", escape)
-    outcome = attacks.Attack(place, way)(member(b"x"))
+    monkeypatch.setattr(layers, "fill", escape)
+    outcome = attack(member(b"x"))
     assert "Read-only file system" in outcome.text
 
 
 def test_a_canary_that_was_touched_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    canary = attacks.plant_canary(tmp_path)
-    attack = attacks.Attack(tmp_path, "fork")
+    root = attacks.make_root(tmp_path, "fork")
+    canary = attacks.plant_canary(root)
+    attack = attacks.Attack(tmp_path, root, "fork")
     before = attacks.known(canary)
     attack(member(b"x", b"y"))
     assert attacks.known(canary) == before

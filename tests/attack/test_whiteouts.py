@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from attacks import Attack
+from attacks import LAYER, OVERLAY, TREE, Attack, under, writes_whiteouts
 from orlop.errors import BadArchive, UnsafePath
 from orlop.system import xattrs
 from rawtar import member, pax
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
-OVERLAY = {"rules": "tree", "whiteouts": xattrs.OPAQUE_ROOTLESS}
-PLAIN = {"rules": "tree"}
-LAYER = {"rules": "layer"}
 BELOW = member(b"d/") + member(b"d/f", b"lower") + member(b"keep", b"lower")
 
 
-@pytest.mark.parametrize("options", [LAYER, OVERLAY, PLAIN], ids=["layer", "overlay", "mount program"])
+def opaque(attack: Attack) -> str:
+    """The attribute of opaque directories."""
+    return xattrs.OPAQUE if attack.way == "overlay" else xattrs.OPAQUE_ROOTLESS
+
+
+@under(LAYER, OVERLAY, TREE)
 def test_b1_b2_a_whiteout_of_the_directory_itself(attack: Attack, options: dict[str, str]) -> None:
     """`d/.wh.` emptied d, `.wh...` its parent: refused, with nothing done, not even the directory made for it."""
     names = [where + base for where in (b"", b"d/", b"new/") for base in (b".wh.", b".wh..", b".wh...")]
@@ -33,7 +35,7 @@ def test_b1_b2_a_whiteout_of_the_directory_itself(attack: Attack, options: dict[
     assert below.names == ["d", "d/f", "keep"]
 
 
-@pytest.mark.parametrize("options", [LAYER, OVERLAY], ids=["layer", "overlay"])
+@under(LAYER, OVERLAY)
 @pytest.mark.parametrize("base", [b".wh.secret", b".wh..wh..opq", b".wh.sub"])
 @pytest.mark.parametrize("inside", [False, True])
 def test_b3_a_whiteout_through_a_symlink_to_the_outside(
@@ -47,7 +49,7 @@ def test_b3_a_whiteout_through_a_symlink_to_the_outside(
     secret = outcome.path(target.lstrip(b"/") + b"/secret")
     if not inside:
         outcome.refused(FileNotFoundError)
-    elif options is OVERLAY:
+    elif writes_whiteouts(options):
         # What stands there in the same tree cannot be whited out.
         if base == b".wh.secret":
             outcome.refused(FileExistsError)
@@ -59,46 +61,49 @@ def test_b3_a_whiteout_through_a_symlink_to_the_outside(
         assert secret.exists() == (base != b".wh.secret")
 
 
-@pytest.mark.parametrize("options", [LAYER, OVERLAY], ids=["layer", "overlay"])
+@under(LAYER, OVERLAY)
 def test_b4_an_opaque_mark_in_a_directory_that_does_not_exist(
     attack: Attack, options: dict[str, str]
 ) -> None:
     outcome = attack(member(b"new/deep/.wh..wh..opq"), **options)
     assert outcome.error is None, outcome.text
     assert outcome.names == ["new", "new/deep"]
-    if options is OVERLAY:
-        assert os.getxattr(outcome.path("new/deep"), xattrs.OPAQUE_ROOTLESS) == b"y"
+    if writes_whiteouts(options):
+        assert os.getxattr(outcome.path("new/deep"), opaque(attack)) == b"y"
 
 
-def test_b5_a_whiteout_before_and_after_a_new_entry(attack: Attack) -> None:
+@under(LAYER, OVERLAY)
+def test_b5_a_whiteout_before_and_after_a_new_entry(attack: Attack, options: dict[str, str]) -> None:
     """By layer rules a whiteout deletes what is there by then. Overlay has one name for both: the whiteout second
     is a contradiction, the file second replaces it."""
     after, before = member(b"x", b"new") + member(b".wh.x"), member(b".wh.x") + member(b"x", b"new")
-    assert attack(after, onto=member(b"x", b"old")).names == []
-    outcome = attack(before, onto=member(b"x", b"old"))
-    assert outcome.path("x").read_bytes() == b"new"
-    outcome = attack(after, onto=member(b".wh.x"), **OVERLAY)
+    if not writes_whiteouts(options):
+        assert attack(after, onto=member(b"x", b"old"), **options).names == []
+        outcome = attack(before, onto=member(b"x", b"old"), **options)
+        assert outcome.path("x").read_bytes() == b"new"
+        return
+    outcome = attack(after, onto=member(b".wh.x"), **options)
     outcome.refused(FileExistsError)
-    outcome = attack(before, **OVERLAY)
+    outcome = attack(before, **options)
     outcome.refused(FileExistsError)  # "x" is there since the last one
-    outcome = attack(member(b".wh.y") + member(b"y", b"new"), **OVERLAY)
+    outcome = attack(member(b".wh.y") + member(b"y", b"new"), **options)
     assert outcome.error is None, outcome.text
     assert outcome.path("y").read_bytes() == b"new"
 
 
-def test_b6_a_device_that_is_a_whiteout(attack: Attack, request: pytest.FixtureRequest) -> None:
+@under(LAYER, OVERLAY)
+def test_b6_a_device_that_is_a_whiteout(attack: Attack, options: dict[str, str]) -> None:
     """Accepted as with the peers, but for user namespaces, where no device is made."""
-    for options in (LAYER, OVERLAY):
-        outcome = attack(member(b"gone", type=b"3", mode=0o600), **options)
-        assert outcome.error is None, outcome.text
-        if "user namespace" in request.node.name:
-            assert outcome.names == []
-        else:
-            status = outcome.path("gone").lstat()
-            assert (stat.S_ISCHR(status.st_mode), status.st_rdev) == (True, 0)
+    outcome = attack(member(b"gone", type=b"3", mode=0o600), **options)
+    assert outcome.error is None, outcome.text
+    if attack.in_userns:
+        assert outcome.names == []
+    else:
+        status = outcome.path("gone").lstat()
+        assert (stat.S_ISCHR(status.st_mode), status.st_rdev) == (True, 0)
 
 
-@pytest.mark.parametrize("options", [LAYER, OVERLAY, PLAIN], ids=["layer", "overlay", "mount program"])
+@under(LAYER, OVERLAY, TREE)
 @pytest.mark.parametrize("kind", ["file", "directory", "symlink", "hard link", "root"])
 def test_b7_attributes_of_overlay_itself(attack: Attack, kind: str, options: dict[str, str]) -> None:
     """Raw on an upper directory they show what a layer had deleted, or other files under a name (CVE-2021-3493,
@@ -127,7 +132,22 @@ def test_b7_attributes_of_overlay_itself(attack: Attack, kind: str, options: dic
     assert found == ([] if kind == "symlink" else ["user.harmless"])
 
 
-def test_b8_links_of_aufs(attack: Attack) -> None:
+@under(LAYER, OVERLAY)
+def test_b8_links_of_aufs(attack: Attack, options: dict[str, str]) -> None:
+    """Layer rules know them; else they are whiteouts of files that no layer has, and files like any others."""
+    if writes_whiteouts(options):
+        outcome = attack(
+            member(b".wh..wh.plnk/../../../outside/secret", b"stash"),
+            member(b".wh..wh.plnk/1.2", b"kept", mode=0o600),
+            member(b".wh..wh.aufs", b"ignored"),
+            **options,
+        )
+        assert outcome.error is None, outcome.text
+        assert outcome.path("outside/secret").read_bytes() == b"stash"
+        assert outcome.names == [".wh..wh.plnk", ".wh..wh.plnk/1.2", ".wh.aufs", "outside", "outside/secret"]
+        outcome = attack(member(b"z", type=b"1", linkname=b".wh..wh.plnk/../../../outside/more"), **options)
+        outcome.refused(FileNotFoundError)
+        return
     outcome = attack(
         member(b".wh..wh.plnk/../../../outside/secret", b"stash"),
         member(b".wh..wh.plnk/1.2", b"kept", mode=0o600),
@@ -145,11 +165,22 @@ def test_b8_links_of_aufs(attack: Attack) -> None:
     assert outcome.peer == "invalid aufs hardlink"
 
 
-def test_whiteouts_do_not_follow_what_they_delete(attack: Attack, canary: Path) -> None:
+@under(LAYER, OVERLAY)
+def test_whiteouts_do_not_follow_what_they_delete(
+    attack: Attack, canary: Path, options: dict[str, str]
+) -> None:
     below = pax({b"linkpath": os.fsencode(canary)}) + member(b"d/link", type=b"2")
     below += pax({b"linkpath": os.fsencode(canary)}) + member(b"top", type=b"2")
-    outcome = attack(member(b".wh.d") + member(b".wh.top"), onto=below)
+    if writes_whiteouts(options):
+        outcome = attack(member(b".wh.top"), onto=below, **options)
+        outcome.refused(FileExistsError)
+        outcome = attack(member(b"d/.wh..wh..opq"), member(b".wh..wh..opq"), **options)
+        assert outcome.error is None, outcome.text
+        assert [os.getxattr(path, opaque(attack)) for path in (outcome.tree, outcome.path("d"))] == [b"y"] * 2
+        assert outcome.names == ["d", "d/link", "top"]
+        return
+    outcome = attack(member(b".wh.d") + member(b".wh.top"), onto=below, **options)
     assert outcome.error is None, outcome.text
     assert outcome.names == []
-    outcome = attack(member(b"d/.wh..wh..opq"), member(b".wh..wh..opq"), onto=below)
+    outcome = attack(member(b"d/.wh..wh..opq"), member(b".wh..wh..opq"), onto=below, **options)
     assert outcome.names == []
