@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import json
-import re
 import shutil
 import subprocess
 import tarfile
@@ -19,27 +18,12 @@ import pytest
 import invariants
 import orlop
 import peers
-
-PROGRAMS = ("dash", "cat", "ls", "id", "cp", "rm", "mkdir")
+import rootfs
 
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root directory with a shell and a few programs of this machine, and the libraries they need."""
-    peers.need("ldd", *PROGRAMS)
-    root = tmp_path_factory.mktemp("tools")
-    for name in ("proc", "dev", "sys", "tmp", "etc", "usr/bin"):
-        (root / name).mkdir(parents=True)
-    for name in PROGRAMS:
-        program = peers.program(name)
-        shutil.copy2(program, root / "usr/bin" / name)
-        said = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-        for library in re.findall(r"(/\S+) \(0x", said):
-            (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(library, root / library[1:])
-    (root / "usr/bin/sh").symlink_to("dash")
-    (root / "bin").symlink_to("usr/bin")
-    return root
+    return rootfs.make(tmp_path_factory.mktemp("tools"))
 
 
 @dataclass(frozen=True)
