@@ -255,6 +255,30 @@ def test_a_root_that_is_no_directory_is_the_only_entry(tmp_path: Path) -> None:
     assert {name: content for name, (_, content) in found.items()} == {b"f": b"content"}
 
 
+def test_times_are_whole_seconds_unless_exact_ones_are_wanted(tmp_path: Path) -> None:
+    """Layers as the peers write them; copies as they were."""
+    write(tmp_path / "f", b"1")
+    os.utime(tmp_path / "f", ns=(0, 1_600_000_000_123_456_789))
+    assert members(pack_tree(str(tmp_path)))[b"f"][0].mtime_ns == 1_600_000_000_000_000_000
+    exact = members(pack_tree(str(tmp_path), exact_times=True))
+    assert exact[b"f"][0].mtime_ns == 1_600_000_000_123_456_789
+
+
+@pytest.mark.parametrize("size", [0, 10, pack.SMALL + 1])
+def test_an_open_handle_is_the_only_entry_under_the_name_given(size: int, tmp_path: Path) -> None:
+    content = os.urandom(size)
+    write(tmp_path / "f", content)
+    os.utime(tmp_path / "f", ns=(0, 1_600_000_000_123_456_789))
+    handle = os.open(tmp_path / "f", os.O_PATH)
+    try:
+        (tmp_path / "f").rename(tmp_path / "elsewhere")
+        found = members(pack.pack_handle(handle, b"new name"))
+    finally:
+        os.close(handle)
+    assert {name: data for name, (_, data) in found.items()} == {b"new name": content}
+    assert found[b"new name"][0].mtime_ns == 1_600_000_000_123_456_789
+
+
 def test_a_root_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         stream_of(pack_tree(str(tmp_path / "gone")))

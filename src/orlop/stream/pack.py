@@ -80,6 +80,7 @@ def pack_tree(
     include: Sequence[bytes] = (b".",),
     whiteouts: str | None = None,
     lowers: Sequence[str] = (),
+    exact_times: bool = False,
     on_skip: OnSkip | None = None,
 ) -> Iterator[Piece]:
     """The tree below `root` as a tar; the root itself is no entry. A directory comes before its content, names in
@@ -91,6 +92,7 @@ def pack_tree(
         whiteouts: the tree is the upper directory of an overlay, and this attribute marks its opaque directories
             (`xattrs.OPAQUE` or `xattrs.OPAQUE_ROOTLESS`). Whiteouts become `.wh.` entries.
         lowers: the lower directories of that overlay, nearest first. They decide whether a mark is needed.
+        exact_times: to the nanosecond, for copies. Layers have whole seconds, as the peers write them.
         on_skip: told (path, error) of each entry that had to be left out.
     """
     try:
@@ -100,10 +102,28 @@ def pack_tree(
         at = Descent(directory or ".")
         include = (os.fsencode(name),)
     with at, Lowers(lowers) as below:
-        packer = _Packer(mappings, on_skip, whiteouts=whiteouts, lowers=below, once=len(include) > 1)
+        packer = _Packer(
+            mappings,
+            on_skip,
+            whiteouts=whiteouts,
+            lowers=below,
+            once=len(include) > 1,
+            time_step=1 if exact_times else _SECOND,
+        )
         for path in include:
             yield from packer.tree(at, path)
         yield packer.gathered(TRAILER)
+
+
+def pack_handle(
+    handle: int, name: bytes, *, mappings: IDMappings = IDENTITY, on_skip: OnSkip | None = None
+) -> Iterator[Piece]:
+    """What an open handle (`O_PATH`) is of, as a tar with this one entry `name` and exact times."""
+    packer = _Packer(mappings, on_skip, time_step=1)
+    status = os.fstat(handle)
+    if not stat.S_ISSOCK(status.st_mode):
+        yield from packer.pieces(packer.opened(handle, status, name, name))
+    yield packer.gathered(TRAILER)
 
 
 def pack_changes(
@@ -149,11 +169,13 @@ class _Packer:
         whiteouts: str | None = None,
         lowers: Lowers | None = None,
         once: bool = False,
+        time_step: int = _SECOND,
     ) -> None:
         self._mappings = mappings
         self._mapped = bool(mappings)
         self._owners: dict[tuple[int, int], tuple[int, int]] = {}
         self._on_skip = on_skip
+        self._time_step = time_step  # nanoseconds
         self._mark = os.fsencode(whiteouts or "")
         self._wanted = xattrs.archived if whiteouts is None else _archived_and(whiteouts)
         self._lowers = lowers or Lowers()
@@ -265,7 +287,7 @@ class _Packer:
             if self._mark and is_whiteout(status):
                 self._put_whiteout(path, name, status)
                 return None
-            return self._put_handle(handle, status, name, path)
+            return self.opened(handle, status, name, path)
         finally:
             os.close(handle)
 
@@ -280,7 +302,8 @@ class _Packer:
         header.mtime_ns = status.st_mtime_ns // _SECOND * _SECOND
         self.put(encode(header))
 
-    def _put_handle(self, handle: int, status: os.stat_result, name: bytes, path: bytes) -> FilePiece | None:
+    def opened(self, handle: int, status: os.stat_result, name: bytes, path: bytes) -> FilePiece | None:
+        """`entry`, for an open handle."""
         is_dir = stat.S_ISDIR(status.st_mode)
         inode = (status.st_dev, status.st_ino) if status.st_nlink > 1 and not is_dir else None
         try:
@@ -352,9 +375,8 @@ class _Packer:
             uid, gid = owner
         type = _TYPES[mode & 0o170000]
         size = status.st_size if type == REGULAR else 0
-        header = Entry(
-            path, b"", type, mode & 0o7777, uid, gid, size, status.st_mtime_ns // _SECOND * _SECOND
-        )
+        mtime = status.st_mtime_ns // self._time_step * self._time_step
+        header = Entry(path, b"", type, mode & 0o7777, uid, gid, size, mtime)
         if type in (CHAR, BLOCK_DEVICE):
             header.devmajor, header.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
         return header
