@@ -125,6 +125,19 @@ def test_who_listens_hears_what_is_odd_about_a_file(machine: Machine) -> None:
     assert heard == [f'Failed to decode the keys ["storage.nope"] from "{machine.override_file}"']
 
 
+def test_where_a_refused_option_comes_from_is_told(machine: Machine) -> None:
+    """The driver knows its options, not who gave them."""
+    configure(machine, "[storage.options]\nmountopt='nodev'\n", driver="vfs")
+    with pytest.raises(ConfigError, match="mounts nothing") as caught:
+        opened()
+    assert caught.value.__notes__ == [
+        f"what the driver refuses was said by {machine.override_file}, or by STORAGE_OPTS"
+    ]
+    with pytest.raises(ConfigError) as caught:
+        opened(graph_root="g", run_root="r", driver="vfs", driver_options=["a=b"])
+    assert not hasattr(caught.value, "__notes__")
+
+
 def test_the_files_may_be_those_of_another_configuration(machine: Machine) -> None:
     configure(machine, driver="zfs")
     only = machine.write(

@@ -87,11 +87,24 @@ def open_store(
         auto_userns_max_size=auto_userns_max_size,
         pull_options=pull_options,
     )
+    if configuration is None and not (
+        given.graph_root or given.run_root or given.driver or given.driver_options
+    ):
+        from orlop.config.load import Configuration
+
+        configuration = Configuration()
     options = completed(given, durability=durability, configuration=configuration)
     if not options.driver:
         options = options.replace(driver=_driver_in_use(options))
-    store = Store(options)
-    _opened[:] = [other for other in _opened if other() is not None] + [ref(store)]
+    try:
+        store = Store(options)
+    except ConfigError as error:
+        if configuration is not None and options.driver_options and not given.driver_options:
+            error.add_note(
+                f"what the driver refuses was said by {configuration.default_file()}, or by STORAGE_OPTS"
+            )
+        raise
+    _opened.append(ref(store, _opened.remove))
     return store
 
 
