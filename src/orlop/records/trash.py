@@ -183,9 +183,9 @@ def abandoned(root: str) -> list[str]:
 
 
 def _numbers(root: str) -> list[str]:
-    """The numbers of the pairs below a trash root; none if there is no root."""
+    """The numbers of the pairs below a trash root; none if there is no root, or a symlink to what is not ours."""
     try:
-        found = os.listdir(root)
+        found = os.listdir(root) if not os.path.islink(root) else []
     except FileNotFoundError:
         return []
     return sorted(

@@ -151,10 +151,18 @@ def _staging(home: str) -> Iterator[Leftover]:
         elif not os.path.lexists(lock):
             reason = "it has no lock that would tell whether its process is alive"
             yield Leftover("directory", path, reason, keep=True)
-        elif is_owned(lock):
-            yield Leftover("directory", path, "a partial pull is using it", keep=True)
         else:
-            yield Leftover("directory", path, "the partial pull that used it is gone")
+            yield _asked(path, lock)
+
+
+def _asked(path: str, lock: str) -> Leftover:
+    """What the lock of a partial pull says about its directory."""
+    try:
+        owned = is_owned(lock)
+    except OSError as error:
+        return Leftover("directory", path, f"its lock cannot be asked: {error}", keep=True)
+    reason = "a partial pull is using it" if owned else "the partial pull that used it is gone"
+    return Leftover("directory", path, reason, keep=owned)
 
 
 def _mount_points(run_home: str) -> Iterator[Leftover]:

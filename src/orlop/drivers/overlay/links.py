@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import LimitExceeded
+from orlop.errors import StorageError
 from orlop.model.ids import is_component
 from orlop.system import files
 
@@ -39,7 +39,7 @@ def read(directory: str) -> str | None:
     """The content of a `link` file; None if there is none, or nothing that could be a name."""
     try:
         link = files.read(f"{directory}/link", limit=256).decode("utf-8", "surrogateescape")
-    except (OSError, LimitExceeded):
+    except (OSError, StorageError):
         return None
     return link if is_component(link) else None
 
