@@ -292,3 +292,14 @@ def test_a_snapshot_shows_one_moment_of_all_three_tables(place: Path) -> None:
         part = store.snapshot(layers=False, containers=False)
         assert (part.layers, part.images, part.containers) == ((), seen.images, ())
         assert seen == store.snapshot()
+
+
+def test_a_relative_additional_store_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Go program makes it below wherever it was started."""
+    monkeypatch.chdir(place)
+    with (
+        opened(place / "near", "vfs", Path("far")) as store,
+        pytest.raises(errors.ConfigError, match="not an absolute path"),
+    ):
+        list(store.images)
+    assert not (place / "far").exists()

@@ -200,6 +200,8 @@ class Engine:
             self._additional = self.ready_driver.additional_stores()
             own = [os.path.realpath(r) for r in (self.options.graph_root, self.options.image_store) if r]
             for root in self._additional:
+                if not os.path.isabs(root):  # it would be another store in another directory
+                    raise ConfigError(f'additional store "{root}" is not an absolute path', path=root)
                 if os.path.realpath(root) in own:
                     raise ConfigError(f'additional store "{root}" is a root of this store itself', path=root)
         return self._additional
