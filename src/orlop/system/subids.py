@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import ConfigError
+from orlop.errors import ConfigError, StorageError
 from orlop.model.idmap import IDMap, IDMappings
 
 TYPE_CHECKING = False
@@ -55,13 +55,12 @@ def subordinate_ids(owner: str, kind: Kind, *, file: str | None = None) -> tuple
 
     Groups are looked up like users: that is how the peers read subgid. `OSError` if there is no such file.
     """
-    import pwd
+    from orlop.system import accounts
 
     path = file or FILES[kind]
     try:
-        entry = pwd.getpwuid(int(owner)) if owner.isascii() and owner.isdigit() else pwd.getpwnam(owner)
-        uid = entry.pw_uid
-    except (KeyError, OverflowError):
+        uid = accounts.user(owner).uid
+    except StorageError:  # a name is enough; a line that has a number is not for somebody without one
         uid = None
     with open(path, "rb") as lines:
         return parse_subordinate_ids(lines.read(), owner, uid=uid, file=path)
