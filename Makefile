@@ -18,6 +18,7 @@ DEV  := .venv/stamp-dev-$(FROM)
 PIP := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check --root-user-action=ignore -c constraints.txt
 
 N ?=
+SEED ?=
 ONLY ?=
 DRIVER ?=
 ARCHIVE ?=
@@ -52,14 +53,14 @@ format: $(DEV)  ## put the source into its format, mend what can be mended
 bench: $(RUN)  ## orlop beside containers-storage, half an hour (N=repeats, ONLY="words of rows", DRIVER=overlay)
 	@$(BIN)/python bench/run.py $(if $(N),--repeats $(N)) $(if $(ONLY),--only "$(ONLY)") $(if $(DRIVER),--driver $(DRIVER))
 
-deep-%: $(DEV)  ## a long suite by name, for example deep-crash (N=amount)
+deep-%: $(DEV)  ## a long suite by name, for example deep-crash (N=amount, SEED=where it begins)
 	@files=$$(grep -ls 'mark\.deep' tests/*/*$*.py tests/*/*$*_*.py tests/$*/*.py 2>/dev/null | sort -u)
 	if [ -z "$$files" ]; then
 		echo "make deep-$*: no file of tests marked deep has \"$*\" in its name; those that there are:" >&2
 		grep -ls 'mark\.deep' tests/*/*.py >&2 || echo "(none)" >&2
 		exit 2
 	fi
-	N='$(N)' $(BIN)/pytest -p no:xdist -m deep -rfEs $$files
+	N='$(N)' SEED='$(SEED)' $(BIN)/pytest -p no:xdist -m deep -rfEs $$files
 
 clean:  ## remove .venv, caches and benchmark archives
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
