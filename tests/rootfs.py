@@ -7,7 +7,7 @@ from pathlib import Path
 
 import peers
 
-PROGRAMS = ("dash", "cat", "ls", "id", "cp", "rm", "mkdir")
+PROGRAMS = ("dash", "cat", "ls", "id", "cp", "rm", "mkdir", "chmod")
 
 
 def make(root: Path) -> Path:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -56,15 +57,19 @@ class Place:
         return self._engine("podman", words)
 
 
-@pytest.fixture(scope="module", params=["overlay", "vfs"])
+@pytest.fixture(scope="module", params=["overlay, built", "vfs, built", "overlay, loaded"])
 def place(request: pytest.FixtureRequest, tools: Path) -> Iterator[Place]:
-    """The image `localhost/real` of three layers, built by buildah: tools; files; some changed, some deleted."""
+    """The image `localhost/real` of three layers: tools; files; some changed, some deleted. Built by buildah, or put
+    into the store by podman from an archive."""
     peers.need_root()
     peers.need("buildah", "podman", "crun")
     base = Path(tempfile.mkdtemp(prefix="o-", dir="/tmp"))  # podman wants a run root of at most 50 characters
-    place = Place(base, request.param)
+    driver, way = request.param.split(", ")
+    place = Place(base, driver)
     try:
         _build(place, tools)
+        if way == "loaded":
+            _load_again(place)
         yield place
         invariants.hold(base / "graph", base / "run", place.driver)
         invariants.counted(base / "graph", base / "run", place.driver)
@@ -100,6 +105,17 @@ def _build(place: Place, tools: Path) -> None:
         place.buildah("commit", "-q", box, f"localhost/{step}")
         place.buildah("rm", box)
         source = f"localhost/{step}"
+
+
+def _load_again(place: Place) -> None:
+    """Out of the store, all of it gone, and in again."""
+    archive = place.base / "real.tar"
+    place.podman("save", "-q", "--format", "oci-archive", "-o", str(archive), "localhost/real")
+    place.podman("rmi", "-f", "-a")
+    with place.open() as store:
+        assert list(store.layers) == []
+    place.podman("load", "-q", "-i", str(archive))
+    archive.unlink()
 
 
 def _alone(script: str) -> list[str]:
@@ -150,7 +166,7 @@ def _names(stream: Any) -> set[str]:
 # --- buildah made it ----------------------------------------------------------------------------------------
 
 
-def test_every_layer_of_the_image_comes_out_as_buildah_put_it(place: Place) -> None:
+def test_every_layer_of_the_image_comes_out_as_it_was_put(place: Place) -> None:
     with place.open() as store:
         layer = store.layers[store.images["localhost/real:latest"].layer]
         chain = [layer]
@@ -262,7 +278,7 @@ def committed(place: Place) -> Iterator[orlop.Image]:
         with store.mounted(container.id) as root:
             (root / "ours").write_text("written by orlop\n")
             (root / "etc/deep/only").unlink()
-            (root / "usr/bin/rm").unlink()
+            (root / "usr/bin/id").unlink()
             shutil.rmtree(root / "etc/deep")
             (root / "etc/deep").mkdir()
             (root / "etc/deep/new").write_text("opaque again\n")
@@ -285,7 +301,7 @@ def test_podman_and_buildah_use_an_image_that_orlop_made(
     with place.open() as store:
         assert Path(store.mount_image("localhost/ours:latest")) == path
         assert [entry.name for entry in (path / "etc/deep").iterdir()] == ["new"]
-        assert not (path / "usr/bin/rm").exists()
+        assert not (path / "usr/bin/id").exists()
         assert store.unmount_image("localhost/ours:latest") is True
     place.podman("image", "unmount", "localhost/ours")
     # Out of the store, by the code that pushes: it checks every digest.
@@ -305,20 +321,61 @@ def test_podman_and_buildah_use_an_image_that_orlop_made(
     place.buildah("rmi", "localhost/onours")
 
 
-def test_podman_runs_an_image_that_orlop_made(place: Place, committed: orlop.Image) -> None:
+def _run_by_podman(place: Place, *words: str) -> str:
+    """What `podman run` prints. Its own defaults for limits are more than this machine may give."""
     roots = f"--root {place.base}/graph --runroot {place.base}/run --storage-driver {place.driver}"
-    how = "--cgroup-manager cgroupfs --runtime crun run --rm --cgroups disabled --network none"
-    how += (
-        " --ulimit nofile=512:512 --ulimit nproc=512:512"  # its own defaults are more than this machine gives
-    )
+    how = "--cgroup-manager cgroupfs --runtime crun run --cgroups disabled --network none"
+    how += " --ulimit nofile=512:512 --ulimit nproc=512:512"
     done = subprocess.run(
-        _alone(f"exec podman {roots} {how} localhost/ours /bin/sh -c 'cat /ours; ls /etc/deep'"),
+        _alone(f"exec podman {roots} {how} {shlex.join(words)}"),
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert (done.returncode, done.stdout) == (0, "written by orlop\nnew\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_podman_runs_an_image_that_orlop_made(place: Place, committed: orlop.Image) -> None:
+    said = _run_by_podman(place, "--rm", "localhost/ours", "/bin/sh", "-c", "cat /ours; ls /etc/deep")
+    assert said == "written by orlop\nnew\n"
+
+
+@pytest.mark.parametrize("engine", ["podman", "buildah"])
+def test_orlop_commits_what_another_changed_in_a_container_of_its_image(
+    place: Place, committed: orlop.Image, engine: str
+) -> None:
+    """The other way round: the image is ours, container and changes are theirs, the new image is ours again."""
+    if engine == "podman":  # from the inside
+        change = "echo theirs > /theirs; rm /usr/bin/cp; echo more >> /etc/motd; chmod 4755 /usr/bin/ls"
+        _run_by_podman(place, "--name", "theirs", "localhost/ours", "/bin/sh", "-c", change)
+        box = "theirs"
+    else:
+        box = place.buildah("from", "localhost/ours")
+        root = Path(place.buildah("mount", box))
+        (root / "theirs").write_text("theirs\n")
+        (root / "usr/bin/cp").unlink()
+        with (root / "etc/motd").open("a") as motd:
+            motd.write("more\n")
+        (root / "usr/bin/ls").chmod(0o4755)
+        place.buildah("umount", box)
+    with place.open() as store:
+        (container,) = [c for c in store.containers if box in c.names]
+        changed = {str(change) for change in store.changes(container.layer)}
+        assert {"A /theirs", "D /usr/bin/cp", "C /etc/motd", "C /usr/bin/ls"} <= changed
+        image = _commit(store, container, "localhost/back:latest")
+        _exact(store, store.layers[image.layer])
+    place.podman("rm", box) if engine == "podman" else place.buildah("rm", box)
+    assert len(json.loads(place.podman("inspect", "localhost/back"))[0]["RootFS"]["Layers"]) == 5
+    seen = Path(place.podman("image", "mount", "localhost/back").split()[-1])
+    assert (seen / "theirs").read_text() == "theirs\n"
+    assert (seen / "ours").read_text() == "written by orlop\n"
+    assert not (seen / "usr/bin/cp").exists()
+    assert (seen / "etc/motd").read_text() == "of the second layer\nmore\n"
+    assert (seen / "usr/bin/ls").stat().st_mode & 0o7777 == 0o4755
+    place.podman("image", "unmount", "localhost/back")
+    place.podman("rmi", "localhost/back")
 
 
 # --- running ------------------------------------------------------------------------------------------------
