@@ -205,6 +205,11 @@ class Count:
         with at:
             self._below(at, root, holders, leave_out)
 
+    def extents(self, fd: int, device: int, holder: int) -> None:
+        """Count only the blocks of an open file that are marked as shared. `device` is its `st_dev`."""
+        space = self._spaces.of(fd, device)
+        self._settle(0, _extents(fd, space), space, frozenset((holder,)))
+
     def _opened(self, root: str, status: os.stat_result) -> Descent:
         for base, view in self._views.items():
             if root == base or root.startswith(base + "/"):

@@ -12,6 +12,7 @@ import os
 import struct
 
 from orlop.system import libc
+from orlop.system.descent import open_unnoticed
 
 BLOCK = 512
 """The unit of `st_blocks`, whatever the file system's is."""
@@ -165,14 +166,15 @@ def reflinks(directory: str) -> bool:
 
 
 def open_to_ask(name: str, dir_fd: int) -> int:
-    """Open a regular file for asking, where others may put something else in its place at any moment.
+    """Open a regular file for reading, where others may put something else in its place at any moment.
 
-    Opening a FIFO blocks, and a device acts. Raises OSError; ESTALE if it is no regular file.
+    Its access time stays as it is, where the kernel allows that. Opening a FIFO blocks, and a device acts. Raises
+    OSError; ESTALE if it is no regular file.
     """
     handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         if os.fstat(handle).st_mode & 0o170000 != 0o100000:
             raise OSError(errno.ESTALE, "file was replaced while it was looked at", name)
-        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC)
+        return open_unnoticed(b"/proc/self/fd/%d" % handle, os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(handle)
