@@ -158,6 +158,33 @@ def test_the_root_of_a_child_has_the_permissions_of_its_parents(
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (child, 5, 6)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "owner", "mode"),
+    [
+        (b"7:8:0751:dir", (7, 8), 0o751),
+        (b"7:8:1751", (7, 8), 0o751),
+        (b"7:8:0751:dir:more", (7, 8), 0o751),
+        *[(wrong, (5, 6), 0o700) for wrong in (b"7:8", b"", b"-1:8:0751", b"7:4294967295:0751", b"7:8:0799")],
+    ],
+)
+def test_under_a_mask_a_child_has_what_the_attribute_of_its_parent_says(
+    home: Path, layout: Layout, attribute: bytes, owner: tuple[int, int], mode: int
+) -> None:
+    """What is none is passed over, and so is any attribute in a store without a mask: a container may set it."""
+    parent = _chain(layout, "a")
+    os.chown(home / "a" / "diff", 5, 6)
+    (home / "a" / "diff").chmod(0o700)
+    os.setxattr(home / "a" / "diff", "user.containers.override_stat", attribute)
+    layout.make("b", parent, writable=False, owner=None, force_mask=0o711)
+    status = (home / "b" / "diff").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (*owner, 0o711)
+    told = os.getxattr(home / "b" / "diff", "user.containers.override_stat")
+    assert told == b"%d:%d:%04o:dir" % (*owner, mode)
+    layout.make("c", parent, writable=False, owner=None)
+    status = (home / "c" / "diff").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (5, 6, 0o700)
+
+
 def test_content_that_lies_elsewhere_is_refused(home: Path, layout: Layout) -> None:
     """Where it is an additional layer store's, what is in `diff` is not what the layer shows."""
     directory = _chain(layout, "a", "b")

@@ -14,7 +14,7 @@ import loopfs
 import peers
 from orlop.drivers import registry
 from orlop.errors import ConfigError
-from orlop.system import quota
+from orlop.system import files, quota
 
 
 @pytest.fixture
@@ -86,13 +86,16 @@ def test_limits_are_set_on_new_layers_and_counted(base: Path, kernel: Kernel) ->
     assert driver.usage("box") == (6 * 512, 4)
     assert driver.usage("image") == (0, 1)
     assert driver.diff_size("box", "image") == 0
-    driver.remove("other", lambda path, root: peers.unmount_below(path))
+    driver.remove("other", lambda path, root: files.remove_tree(path))
+    driver.create("other", "image", writable=True)  # another layer, of the same id
+    assert quota._attributes(str(home / "other"))[1] == first + 3
+    assert kernel.limits[first + 3] == (12, 2048, 2048, 0, 0)
     assert driver.ids().count("backingFsBlockDev") == 0
     driver.shutdown()
     again = quota.ProjectQuota(str(home))
     (home / "third").mkdir()
     again.limit(str(home / "third"), 0, 0)
-    assert quota._attributes(str(home / "third"))[1] == first + 3
+    assert quota._attributes(str(home / "third"))[1] == first + 4
     assert again.usage(str(home / "box")) == (6 * 512, 4)
     assert again.usage(str(home / "image")) is None
     (home / "image" / "file").touch()
@@ -101,7 +104,7 @@ def test_limits_are_set_on_new_layers_and_counted(base: Path, kernel: Kernel) ->
     assert failure.value.errno == errno.ENOTEMPTY
     (home / "backingFsBlockDev").unlink()
     again.limit(str(home / "third"), 512, 0)
-    assert kernel.limits[first + 3] == (12, 1, 1, 0, 0)
+    assert kernel.limits[first + 4] == (12, 1, 1, 0, 0)
 
 
 def test_without_quotas_in_the_kernel_there_is_no_limit_but_a_refusal(base: Path) -> None:

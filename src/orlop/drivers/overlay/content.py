@@ -21,6 +21,7 @@ BLOBS = "composefs-data"
 """In a layer's directory: holds the image of its names, if it has one."""
 
 _OVERRIDE = "user.containers.override_stat"
+_LAST_ID = 2**32 - 2
 
 
 class Content:
@@ -109,7 +110,9 @@ def owner_and_mode(path: str, overridden: bool) -> tuple[tuple[int, int], int]:
     if overridden:
         try:
             uid, gid, mode = os.getxattr(path, _OVERRIDE, follow_symlinks=False).split(b":")[:3]
-            return (int(uid), int(gid)), int(mode, 8)
+            owner = int(uid), int(gid)
+            if 0 <= min(owner) <= max(owner) <= _LAST_ID:  # -1 and what lies beyond are nobody's
+                return owner, int(mode, 8)
         except (OSError, ValueError):
             pass  # made before there was a force mask
     return (status.st_uid, status.st_gid), stat.S_IMODE(status.st_mode)

@@ -8,7 +8,13 @@ from __future__ import annotations
 import os
 
 from orlop.drivers import backing
-from orlop.drivers.api import DependsOnLayers, SupportsFiles, SupportsInspection, SupportsLeftovers
+from orlop.drivers.api import (
+    DependsOnLayers,
+    SupportsFiles,
+    SupportsInspection,
+    SupportsLeftovers,
+    SupportsSharing,
+)
 from orlop.drivers.naive import NaiveDiff, log_skipped
 from orlop.drivers.overlay import content, layout, links, opening, options, probe
 from orlop.drivers.overlay.mounting import Mounter
@@ -28,7 +34,9 @@ if TYPE_CHECKING:
     from orlop.stream.unpack import Unpacker
 
 
-class Overlay(NaiveDiff, SupportsFiles, SupportsInspection, DependsOnLayers, SupportsLeftovers):
+class Overlay(
+    NaiveDiff, SupportsFiles, SupportsInspection, SupportsSharing, DependsOnLayers, SupportsLeftovers
+):
     name = "overlay"
     reserved_ids = layout.RESERVED
 
@@ -81,6 +89,8 @@ class Overlay(NaiveDiff, SupportsFiles, SupportsInspection, DependsOnLayers, Sup
         places = self.places(id)
         for place in places:
             set_aside(place, f"{os.path.dirname(places[-1])}/{layout.TEMP_ROOT}")
+        if places and self._quota is not None:
+            self._quota.forget(places[-1])
 
     def places(self, id: str) -> list[str]:
         self.check_id(id)  # the short name, if it has one, goes before the directory that tells it
@@ -194,6 +204,12 @@ class Overlay(NaiveDiff, SupportsFiles, SupportsInspection, DependsOnLayers, Sup
         return DirectoryFiles(
             [_files_of(each) for each in (content.content_of(directory), *self._layout.below(directory))]
         )
+
+    def own_files(self, id: str) -> str | None:
+        """`diff` alone: what was there before the layer was re-owned may be shown by nobody."""
+        self.check_id(id)
+        places = [f"{home}/{id}/diff" for home in self._layout.own]
+        return next(filter(files.is_directory, places), None)
 
     def inspector(self) -> Inspector:
         from orlop.drivers.overlay.inspection import OverlayInspector
