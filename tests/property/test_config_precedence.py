@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from configured import CONTAINED, ROOT, USER
-from orlop.config import load, rootless
+from orlop.config import load
 from orlop.config.load import Configuration
 from orlop.errors import IncompleteOptions
 from orlop.model.options import StoreOptions
@@ -270,7 +270,7 @@ def base() -> Any:
         base = os.path.realpath(room) + "/m"
         patch.setattr(load, "SYSTEM_FILE", f"{base}/usr/storage.conf")
         patch.setattr(load, "OVERRIDE_FILE", f"{base}/etc/storage.conf")
-        patch.setattr(rootless.os, "uname", lambda: os.uname_result(("Linux", "h", "6.1.0", "v", "m")))
+        patch.setattr(os, "uname", lambda: os.uname_result(("Linux", "h", "6.1.0", "v", "m")))
         yield base
 
 

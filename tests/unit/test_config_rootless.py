@@ -181,7 +181,7 @@ def test_a_new_store_is_overlay_where_the_kernel_or_a_program_lets_users_mount_i
     machine: Machine, monkeypatch: pytest.MonkeyPatch, release: str, helper: bool, wanted: str
 ) -> None:
     kernel = os.uname_result(("Linux", "host", release, "", "x86_64"))
-    monkeypatch.setattr(rootless.os, "uname", lambda: kernel)
+    monkeypatch.setattr(os, "uname", lambda: kernel)
     if helper:
         machine.write("bin/fuse-overlayfs", "#!/bin/sh\n").chmod(0o755)
     machine.write("other/fuse-overlayfs", "not to be run")

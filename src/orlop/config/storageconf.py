@@ -69,7 +69,7 @@ _OPTIONS = {
     "thinpool": None,  # of a driver that is no more: whatever it holds is left alone
     **{driver: {key.rstrip("*"): STRING for key in keys} for driver, keys in _DRIVER_KEYS.items()},
 }
-KEYS = {
+KEYS: Mapping[str, Any] = {
     "storage": {
         "driver": STRING,
         "driver_priority": STRINGS,
