@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dropin_calls import Answer, Row
+from calls.row import Answer, Row
 from twin import Twin
 
 import peers

@@ -1,7 +1,7 @@
 """Every call of the table is made with Debian's containers-storage (1.43) and with orlop-storage, in twin stores;
 standard output, standard error and exit status must be the same.
 
-The table, and what differs on purpose, is in dropin_calls.py.
+The table, and what differs on purpose, is in calls/.
 """
 
 import io
@@ -9,7 +9,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from dropin_calls import CHAPTERS, Row
+from calls import CHAPTERS
+from calls.row import Row
 from twin import Twin
 
 import peers

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from dropin_calls import Answer, Row
+from calls.row import Answer, Row
 
 import peers
 
