@@ -118,6 +118,12 @@ def test_overlaps_are_named() -> None:
     )
 
 
+def test_many_entries_are_checked_soon() -> None:
+    """A map of free ids between single used ones has thousands of entries, and locks are held meanwhile."""
+    many = tuple(IDMap(i, 2 * i, 1) for i in range(50_000))
+    IDMappings(many, many[::-1]).check_overlaps()
+
+
 @pytest.mark.parametrize(
     ("specs", "maps"),
     [
@@ -294,6 +300,26 @@ def test_to_container_undoes_to_host(
     last = groups[-1]
     gid = last.container_id + gid % last.size
     assert maps.to_container(*maps.to_host(uid, gid)) == (uid, gid)
+
+
+@given(st.lists(st.builds(IDMap, *[st.integers(0, 30)] * 2, st.integers(0, 5)), max_size=6))
+def test_entries_conflict_with_earlier_ones_that_have_an_id_of_theirs(entries: list[IDMap]) -> None:
+    """What is named is told by sets of ids."""
+    sides = [
+        (lambda m: range(m.container_id, m.container_id + m.size)),
+        (lambda m: range(m.host_id, m.host_id + m.size)),
+    ]
+    named = [
+        str(m)
+        for i, m in enumerate(entries)
+        if any(set(side(m)) & set(side(earlier)) for earlier in entries[:i] for side in sides)
+    ]
+    try:
+        IDMappings(entries).check_overlaps()
+        found = ()
+    except InvalidMappings as error:
+        found = error.conflicts
+    assert list(found) == named
 
 
 @given(st.lists(disjoint_maps().map(lambda maps: ":".join(map(str, maps)))))

@@ -97,6 +97,10 @@ class IDMappings(Value):
     def check_overlaps(self) -> None:
         """Raise `InvalidMappings` if a list maps an id twice. Asked of containers only, never of layers."""
         for maps in (self.uids, self.gids):
+            if _disjoint((m.container_id, m.size) for m in maps) and _disjoint(
+                (m.host_id, m.size) for m in maps
+            ):
+                continue  # many entries are sorted sooner than each is compared with each
             found = [
                 str(m) for i, m in enumerate(maps) if any(_intersect(m, earlier) for earlier in maps[:i])
             ]
@@ -195,6 +199,16 @@ def _root_of(maps: tuple[IDMap, ...]) -> int:
 def _gapless(ranges: Iterable[tuple[int, int]]) -> bool:
     ordered = sorted(ranges)
     return all(start + size == ordered[i][0] for i, (start, size) in enumerate(ordered[:-1], 1))
+
+
+def _disjoint(ranges: Iterable[tuple[int, int]]) -> bool:
+    end = 0
+    for start, size in sorted(ranges):
+        if size:
+            if start < end:
+                return False
+            end = start + size
+    return True
 
 
 def _intersect(a: IDMap, b: IDMap) -> bool:

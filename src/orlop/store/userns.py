@@ -24,7 +24,9 @@ from orlop.system import files
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from types import TracebackType
 
+    from orlop.drivers.api import Driver
     from orlop.formats.records import Aside
     from orlop.model.autouserns import AutoUserNS
     from orlop.model.record import Document
@@ -245,55 +247,85 @@ def _accounts_of_layer(
     if isinstance(driver, SupportsTrees):
         return _accounts(driver.tree(top.id), given)
 
-    def read(id: str) -> tuple[bytes, bytes]:
-        # Not the layer itself: it may be mounted already, and whoever does not come to unmount it leaves it mounted.
-        place = driver.mount(id, options=("ro",))
-        try:
-            return _accounts(place, given)
-        finally:
-            driver.unmount(id)
+    def look(id: str) -> tuple[bytes, bytes]:
+        with _mounted(driver, id) as tree:
+            return _accounts(tree, given)
 
-    # The maps of its parent, so that nothing has to change owners: root reads them all the same.
+    # Not the layer itself: it may be mounted already, and if we die, nobody unmounts it. The maps are those of its
+    # parent, so that nothing has to change owners: root reads the files all the same.
     draft = layering.Draft(parent=top, writable=False, volatile=True, mappings=layering.mappings_of(top))
-    found: tuple[bytes, bytes] = layering.with_passing_layer(engine, tables, rubbish, draft, read)
+    found: tuple[bytes, bytes] = layering.with_passing_layer(engine, tables, rubbish, draft, look)
     return found
 
 
-def _accounts(tree: str | None, given: tuple[str, str]) -> tuple[bytes, bytes]:
-    """Passwd and group file: the one of the host that is given, or the one that lies in the tree."""
-    found = []
-    for path, name in zip(given, (b"etc/passwd", b"etc/group"), strict=True):
-        shown = path or f"/{name.decode()} of the image"
+class _mounted:
+    """A block with a layer that nobody else knows of, mounted."""
+
+    def __init__(self, driver: Driver, id: str) -> None:
+        self._driver = driver
+        self._id = id
+
+    def __enter__(self) -> str:
+        return self._driver.mount(self._id, options=("ro",))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            found.append(_read_beneath(tree, name) if tree and not path else _read(path))
-        except LimitExceeded as problem:
-            raise LimitExceeded(
-                f"{shown} has more than {ACCOUNTS_FILE_MAX} bytes; give the size of the namespace instead",
-                path=shown,
-                limit=ACCOUNTS_FILE_MAX,
-            ) from problem
-        except UnsafePath:
-            found.append(b"")  # a directory, a device, a FIFO: not for reading
-        except OSError as error:
-            if error.errno in _OUR_TROUBLE:
+            self._driver.unmount(self._id)
+        except (StorageError, OSError) as problem:
+            if error is None:
+                problem.add_note(f'unmounting temporary layer "{self._id}"')
                 raise
-            found.append(b"")
-    return found[0], found[1]
+            error.add_note(f'and unmounting temporary layer "{self._id}" failed: {problem}')
+
+
+def _accounts(tree: str | None, given: tuple[str, str]) -> tuple[bytes, bytes]:
+    """Passwd and group file: the one of the host that is given, or the one that lies in the tree.
+
+    What cannot be read is empty; a layer that is not there is not.
+    """
+    if tree is None:
+        return _content(None, given[0], b""), _content(None, given[1], b"")
+    root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return _content(root, given[0], b"etc/passwd"), _content(root, given[1], b"etc/group")
+    finally:
+        os.close(root)
+
+
+def _content(root: int | None, given: str, name: bytes) -> bytes:
+    """The file that is given, or the one of that name beneath a root.
+
+    Raises:
+        LimitExceeded: more than anybody has users.
+    """
+    try:
+        return _read(given) if given or root is None else _read_beneath(root, name)
+    except LimitExceeded as problem:
+        shown = given or f"/{name.decode()} of the image"
+        raise LimitExceeded(
+            f"{shown} has more than {ACCOUNTS_FILE_MAX} bytes; give the size of the namespace instead",
+            path=shown,
+            limit=ACCOUNTS_FILE_MAX,
+        ) from problem
+    except UnsafePath:
+        return b""  # a directory, a device, a FIFO: not for reading
+    except OSError as error:
+        if error.errno in _OUR_TROUBLE:
+            raise
+        return b""
 
 
 def _read(path: str) -> bytes:
     return files.read(path, limit=ACCOUNTS_FILE_MAX, follow_symlinks=True)
 
 
-def _read_beneath(tree: str, name: bytes) -> bytes:
+def _read_beneath(root: int, name: bytes) -> bytes:
     from orlop.system.beneath import Root
 
-    root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    file = Root(root).open_regular(name)
     try:
-        file = Root(root).open_regular(name)
-        try:
-            return _read(f"/proc/self/fd/{file}")
-        finally:
-            os.close(file)
+        return _read(f"/proc/self/fd/{file}")
     finally:
-        os.close(root)
+        os.close(file)
