@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -387,6 +388,57 @@ def test_unmounting_leaves_a_new_mount_point(driver: Overlay, home: Path) -> Non
     assert not before
     assert (stat.S_IMODE(merged.st_mode), merged.st_uid, merged.st_gid) == (0o700, 100_000, 200_000)
     assert sorted(os.listdir(home / "box")) == ["diff", "empty", "link", "merged", "work"]
+
+
+def _bind(point: str | Path) -> None:
+    subprocess.run(["mount", "--bind", "/etc", point], check=True)
+
+
+@pytest.mark.parametrize("where", ["at home", "in the run root"])
+def test_what_somebody_mounted_upon_ours_goes_with_it(
+    open_overlay: Callable[..., Overlay], place: Path, where: str
+) -> None:
+    options = ()
+    if where != "at home":
+        (place / "other").mkdir()
+        other = open_overlay(base=place / "other")
+        other.create("box", None, writable=False)
+        other.shutdown()
+        options = (f"overlay.imagestore={place}/other/graph",)
+    driver = open_overlay(*options)
+    if where == "at home":
+        driver.create("box", None, writable=True)
+        (Path(driver.home) / "box/merged.1").mkdir()  # of somebody who was interrupted
+    root = driver.mount("box")
+    _bind(root)
+    driver.unmount("box")
+    assert peers.mounts_below(place) == [driver.home]
+    if where == "at home":
+        assert sorted(os.listdir(Path(driver.home) / "box")) == ["diff", "empty", "link", "merged", "work"]
+        assert os.listdir(root) == []
+    else:
+        assert not os.path.exists(os.path.dirname(root))
+
+
+def test_a_layer_whose_mount_point_is_gone_is_unmounted(driver: Overlay, home: Path) -> None:
+    driver.create("box", None, writable=True)
+    (home / "box/merged").rmdir()
+    driver.unmount("box")
+    driver.mount("box")
+    driver.unmount("box")
+    with pytest.raises(FileNotFoundError):
+        driver.unmount("another")
+
+
+def test_a_layer_without_its_short_name_anywhere_is_named(driver: Overlay, home: Path) -> None:
+    _base(driver)
+    driver.create("box", "base", writable=True)
+    link = (home / "base/link").read_text()
+    (home / "l" / link).unlink()
+    (home / "base/link").unlink()
+    with pytest.raises(FileNotFoundError, match=link):
+        driver.mount("box")
+    assert peers.mounts_below(home) == [str(home)]
 
 
 def test_a_mount_point_that_is_a_symlink_is_not_mounted_on(driver: Overlay, home: Path, place: Path) -> None:

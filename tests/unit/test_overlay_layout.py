@@ -72,6 +72,30 @@ def test_lost_link_files_are_made_again(home: Path, layout: Layout) -> None:
     assert _ids(layout, str(home / "c")) == ["b", "a"]
 
 
+def test_what_leads_nowhere_is_removed_and_told(
+    home: Path, layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = _chain(layout, "a", "b")
+    link = (home / "a" / "link").read_text()
+    (home / "l" / link).unlink()
+    (home / "l" / "A").symlink_to("/etc")
+    (home / "l" / "B").touch()
+    assert _ids(layout, directory) == ["a"]
+    assert sorted(os.listdir(home / "l")) == sorted(["B", link, (home / "b" / "link").read_text()])
+    assert "led to '/etc', and was removed" in caplog.text
+    assert f"{link} was missing, and was made again" in caplog.text
+    assert f"{home}/l/B: Invalid argument" in caplog.text
+
+
+def test_a_home_that_lost_all_its_short_names_gets_them_back(home: Path, layout: Layout) -> None:
+    directory = _chain(layout, "a", "b")
+    for path in (home / "l").iterdir():
+        path.unlink()
+    (home / "l").rmdir()
+    layout.make("c", directory, writable=False, owner=None)
+    assert _ids(layout, str(home / "c")) == ["b", "a"]
+
+
 def test_a_layer_that_lost_both_is_told(home: Path, layout: Layout) -> None:
     _chain(layout, "a")
     (home / "l" / (home / "a" / "link").read_text()).unlink()

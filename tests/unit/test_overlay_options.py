@@ -109,5 +109,5 @@ def test_masks(text: str, mask: int) -> None:
 
 def test_what_is_not_there_yet_is_refused_by_name() -> None:
     """Taking such a store for an ordinary one would show its layers wrong."""
-    with pytest.raises(NotSupported, match="overlay.additionallayerstore"):
+    with pytest.raises(NotSupported, match=r"overlay\.additionallayerstore"):
         options.parse(["overlay.additionallayerstore=/:ref"])
