@@ -1,5 +1,6 @@
 """Automatic user namespaces: which ids a container gets, and that nobody else gets them (`spec/userns.md` 4)."""
 
+import errno
 import fcntl
 import io
 import json
@@ -16,6 +17,7 @@ import pytest
 import orlop
 import peers
 from orlop import AutoUserNS, IDMap, IDMappings, errors
+from orlop.formats.limits import ACCOUNTS_FILE_MAX
 from orlop.model.idset import IDSet
 from orlop.system import subids
 from tarballs import Open, archive, link, tar
@@ -314,6 +316,74 @@ def test_an_image_whose_layers_are_not_all_there_has_no_size(store: orlop.Store)
         row = tables.layers.rows.by_id(upper)
         assert row is not None
         tables.layers.change(row, {"parent": lower})
+
+
+def test_a_layer_whose_files_are_gone_is_no_image_without_users(store: orlop.Store, place: Path) -> None:
+    of_image = image(store, tar("etc/", USER_5000))
+    driver, top = store.driver_name, store.images[of_image].layer
+    files = place / "graph" / driver / ("dir" if driver == "vfs" else "") / top
+    away = files.with_name("away")  # not elsewhere: overlay's home is a mount
+    files.rename(away)
+    try:
+        with pytest.raises((OSError, orlop.StorageError)):
+            store.containers.create(image=of_image, auto_userns=AutoUserNS())
+    finally:
+        away.rename(files)
+    assert [layer.id for layer in store.layers] == store.storage_layers() == [top]
+
+
+def test_trouble_of_our_own_is_not_taken_for_an_empty_file(
+    store: orlop.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process without a descriptor to spare would give a container too few ids."""
+    of_image = image(store, tar("etc/", USER_5000))
+    before = store.storage_layers()
+
+    def failing(number: int) -> Callable[..., bytes]:
+        def read(*given: object, **more: object) -> bytes:
+            raise OSError(number, os.strerror(number))
+
+        return read
+
+    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        with monkeypatch.context() as change:
+            change.setattr("orlop.store.userns._read", failing(number))
+            with pytest.raises(OSError, match=os.strerror(number)):
+                store.containers.create(image=of_image, auto_userns=AutoUserNS())
+    assert store.storage_layers() == before
+    with monkeypatch.context() as change:
+        change.setattr("orlop.store.userns._read", failing(errno.EIO))
+        assert given_out(store, of_image) == 1024
+
+
+class _Nobody:
+    """What no driver is."""
+
+
+def test_an_error_while_cleaning_up_does_not_hide_the_first(
+    store: orlop.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orlop.drivers.api.SupportsTrees", _Nobody)  # vfs mounts as others do
+    fine = image(store, tar("etc/", USER_5000))
+    endless = image(store, tar("etc/", ("etc/passwd", b"\n" * (ACCOUNTS_FILE_MAX + 1))))
+    before = store.storage_layers()
+    driver = store._engine.ready_driver
+    unmount = driver.unmount
+
+    def failing(id: str, **how: bool) -> None:
+        unmount(id, **how)
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr(driver, "unmount", failing)
+    with pytest.raises(OSError, match="busy") as caught:
+        store.containers.create(image=fine, auto_userns=AutoUserNS())
+    assert [note for note in caught.value.__notes__ if note.startswith("unmounting temporary layer")]
+    with pytest.raises(errors.LimitExceeded) as limit:
+        store.containers.create(image=endless, auto_userns=AutoUserNS())
+    assert [note for note in limit.value.__notes__ if note.startswith("and unmounting temporary layer")]
+    monkeypatch.setattr(driver, "unmount", unmount)
+    assert store.storage_layers() == before
+    assert given_out(store, fine) == 5001
 
 
 def test_looking_into_an_image_leaves_nothing_behind(
