@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orlop.config import environment
 from orlop.errors import AccountUnknown, ConfigError
 from orlop.formats.passwd import LINE_MAX, Account, groups, ids_needed, users
-from orlop.system import accounts
+from orlop.system import accounts, userns
 
 ROOT = b"root:x:0:0:root:/root:/bin/sh\n"
 
@@ -159,3 +160,27 @@ def test_a_program_that_is_getent_by_name_only_is_not_run(getent: Path, tmp_path
     with pytest.raises(AccountUnknown, match="distant"):
         accounts.user("distant", path=str(getent.parent))
     assert not list(tmp_path.rglob("*.asked"))
+
+
+def test_a_rootless_user_is_called_what_he_says_or_else_what_the_machine_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Root of a namespace is whoever made it; a number that nobody has is no name."""
+    known = {1: "mate", 1000: "captain"}
+
+    def user(who: str) -> Account:
+        if int(who) not in known:
+            raise AccountUnknown(ref=who)
+        return Account(known[int(who)], int(who), 0)
+
+    monkeypatch.setattr(accounts, "user", user)
+    monkeypatch.setattr(userns, "identity", lambda environ: userns.Identity(1000, 1000, True, True))
+    monkeypatch.setenv("USER", "pirate")
+    assert environment.login_name() == "pirate"
+    for unset in (False, True):
+        monkeypatch.setenv("USER", "")
+        if unset:
+            monkeypatch.delenv("USER")
+        for effective, name in ((1, "mate"), (0, "captain"), (5, "")):
+            monkeypatch.setattr(os, "geteuid", lambda effective=effective: effective)
+            assert environment.login_name() == name
