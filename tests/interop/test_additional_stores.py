@@ -303,3 +303,13 @@ def test_a_relative_additional_store_is_refused(place: Path, monkeypatch: pytest
     ):
         list(store.images)
     assert not (place / "far").exists()
+
+
+def test_an_additional_store_that_is_not_there_yet_is_empty_and_not_made(place: Path) -> None:
+    far = place / "far/graph"
+    with opened(place / "near", "vfs", far) as store:
+        assert (list(store.layers), list(store.images)) == ([], [])
+        assert not far.exists()
+        image_of_ours(place / "far", "vfs")
+        assert [image.id for image in store.images] == ["far"]
+        assert len(store.layers) == 2

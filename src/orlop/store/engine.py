@@ -210,15 +210,12 @@ class Engine:
         """Read-only layer tables of the additional stores, in order of the options."""
         return [
             self._kept(
-                f"layers of {root}",
-                lambda root=root: LayerTable(
-                    self.place("layers", root=root),
-                    run_directory=None,
-                    read_only=True,
-                    lock_timeout=self.options.lock_timeout,
+                f"layers of {place}",
+                lambda place=place: LayerTable(
+                    place, run_directory=None, read_only=True, lock_timeout=self.options.lock_timeout
                 ),
             )
-            for root in self._additional_roots()
+            for place in self._additional_places("layers")
         ]
 
     def additional_images(self, *, foreign: bool = True) -> list[ImageTable]:
@@ -228,17 +225,26 @@ class Engine:
             tables.append(
                 self._kept(
                     "images of the graph root",
-                    lambda: ImageTable(self.place("images"), durable=self.options.durable),
+                    lambda: ImageTable(
+                        self.place("images"),
+                        durable=self.options.durable,
+                        lock_timeout=self.options.lock_timeout,
+                    ),
                 )
             )
         tables += [
             self._kept(
-                f"images of {root}",
-                lambda root=root: ImageTable(self.place("images", root=root), read_only=True),
+                f"images of {place}",
+                lambda place=place: ImageTable(place, read_only=True, lock_timeout=self.options.lock_timeout),
             )
-            for root in (self._additional_roots() if foreign else ())
+            for place in (self._additional_places("images") if foreign else ())
         ]
         return tables
+
+    def _additional_places(self, kind: str) -> list[str]:
+        """The directories of that kind that the additional stores have now. None is made: a typo is no store."""
+        places = [self.place(kind, root=root) for root in self._additional_roots()]
+        return [place for place in places if os.path.isdir(place)]
 
     def _kept(self, key: str, make: Any) -> Any:
         if key not in self._tables:
