@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import orlop
+import peers
 from interface import Disk
 from orlop.cli import render
 from orlop.cli.main import COMMANDS, run
@@ -180,3 +181,38 @@ def test_a_plan_says_what_stays_and_why(capsys: pytest.CaptureFixture[str]) -> N
         "keep layer short: it is mounted",
         "1 step, 1.0 KiB freed",
     ]
+
+
+def test_check_tells_damage_by_its_status(command: Run, store: orlop.Store, disk: Disk) -> None:
+    layer = store.layers.put(tar("etc/", ("etc/a", b"abc")))
+    image = store.images.create(layer=layer.id, data={"manifest": b"{}"})
+    status, out, err = command("check", "--all")
+    assert (status, err) == (0, "")
+    assert out.startswith("1 layers, 1 images, 0 containers, 1 items looked at")
+    assert out.endswith("all is well\n")
+    item = disk.path("images", image.id, "manifest")
+    item.write_bytes(b"[]")
+    lost = disk.path("layers", f"{'e' * 64}.tar-split.gz")
+    lost.write_bytes(b"")
+    status, out, _ = command("check", "--quick")
+    assert status == 3
+    assert f"damage: image {image.id[:12]}: " in out
+    assert "repair: " in out
+    assert out.splitlines()[-1].endswith("1 damaged, 1 left behind")
+    status, out, _ = command("check", "--json")
+    report = json.loads(out)
+    assert (status, report["clean"]) == (3, False)
+    assert {finding["grade"] for finding in report["findings"]} == {"damage", "leftover"}
+    item.write_bytes(b"{}")
+    assert command("check")[0] == 0  # what only lies about is no damage
+    lost.unlink()
+
+
+def test_dedup_says_where_it_cannot_be_done(command: Run, place: Path) -> None:
+    """With reflinks it is tested on loop images of xfs and btrfs (test_dedup)."""
+    if peers.filesystem(place) in ("xfs", "btrfs"):
+        assert command("dedup", "-n") == (0, "nothing to do\n", "")
+    else:
+        status, out, err = command("dedup", "--yes")
+        assert (status, out) == (1, "")
+        assert "reflink" in err

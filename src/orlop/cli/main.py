@@ -28,6 +28,8 @@ FAILED, USAGE, DAMAGE, LOCKED = 1, 2, 3, 4
 
 # Command -> module of this room and the sentence of the overview, so that `orlop --help` imports none of them.
 COMMANDS = {
+    "check": ("maintenance", "look for damage and leftovers"),
+    "dedup": ("maintenance", "let equal files share their blocks (xfs, btrfs)"),
     "df": ("usage", "what takes the space, and what can be had back"),
     "gc": ("maintenance", "remove what no record names"),
     "rm": ("change", "delete containers, images and layers"),
@@ -83,6 +85,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     \b
     Examples:
       orlop df                     what takes the space
+      orlop check --quick          is all well?
       orlop gc --dry-run           what would be removed, and why
       orlop --root /mnt/store --runroot /run/store df
 

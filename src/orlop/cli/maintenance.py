@@ -1,4 +1,4 @@
-"""`orlop gc`: looking after a store."""
+"""`orlop check`, `dedup` and `gc`: looking after a store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,82 @@ from orlop.cli import render
 
 if TYPE_CHECKING:
     from orlop.cli.main import Session
+    from orlop.model.findings import CheckReport, Finding
+
+DAMAGE_FOUND = 3
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Do not read the layers themselves.")
+@click.option("--all", "everything", is_flag=True, help="Tell oddities, too: unusual, and no harm.")
+@click.option("--json", "as_json", is_flag=True, help="The whole report as one JSON document.")
+@click.pass_obj
+def check(session: Session, quick: bool, everything: bool, as_json: bool) -> int:
+    """Look for damage and leftovers. Nothing is changed, and the store may be in use.
+
+    The exit status is 3 if something is damaged. Leftovers alone, which `orlop gc` removes, are none.
+
+    \b
+    Examples:
+      orlop check --quick
+      orlop check
+      orlop check --json | jq '.findings[] | select(.grade == "damage")'
+    """
+    with session.open() as store, render.Progress() as progress:
+        report = store.check(quick=quick, progress=progress)
+    if as_json:
+        render.as_document(report.json())
+    else:
+        _show(report, everything)
+    return DAMAGE_FOUND if report.of_grade("damage") else 0
+
+
+def _show(report: CheckReport, everything: bool) -> None:
+    for finding in report.findings:
+        if everything or finding.grade != "oddity":
+            click.echo(_told(finding))
+    counts = dict(report.checked)
+    looked = ", ".join(f"{counts[what]} {what}" for what in ("layers", "images", "containers", "items"))
+    click.echo(f"{looked} looked at, {render.size(counts['bytes'])} read: {_verdict(report)}")
+
+
+def _told(finding: Finding) -> str:
+    what = render.short(finding.id) or finding.path
+    lines = [f"{finding.grade}: {finding.kind} {what}: {finding.text}"]
+    if finding.since is not None:
+        lines.append(f"    since {finding.since} or before")
+    if finding.remedy:
+        lines.append(f"    repair: {finding.remedy}")
+    return "\n".join(map(render.printable, lines))
+
+
+def _verdict(report: CheckReport) -> str:
+    if report.is_clean:
+        return "all is well"
+    counts = {"damaged": len(report.of_grade("damage")), "left behind": len(report.of_grade("leftover"))}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+@click.command()
+@click.option(
+    "--method", type=click.Choice(["crc", "size", "sha256"]), default="crc", help="How equal files are found."
+)
+@render.planned
+@click.pass_obj
+def dedup(session: Session, method: str, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Let files with the same content share their blocks, on xfs and btrfs.
+
+    The kernel compares the files before it shares anything. No content, time or link count changes.
+
+    \b
+    Examples:
+      orlop dedup --dry-run
+      orlop dedup --yes
+    """
+    with session.open() as store:
+        with render.Progress() as progress:
+            plan = store.plan_dedup(method=method, progress=progress)
+        return render.carry_out(store, plan, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @click.command()
