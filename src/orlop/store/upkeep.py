@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from orlop.model.findings import CheckReport
     from orlop.model.plan import Outcome, Plan
-    from orlop.model.report import UsageReport
+    from orlop.model.report import DedupResult, UsageReport
     from orlop.store.engine import Engine
 
 
@@ -37,6 +37,42 @@ class Upkeep:
         from orlop.store import deleting
 
         deleting.wipe(self._engine)
+
+    def plan_dedup(self, *, method: str = "crc", progress: Callable[[object], object] | None = None) -> Plan:
+        """What sharing the blocks of files with the same content, in the layers of images, would free.
+
+        Files are told apart by a checksum (`method` "crc") or a digest ("sha256") of their content; "size" is the
+        same as "crc" here, since only reading tells what could be shared. Nothing is changed. `progress` gets
+        `events.Advanced` with the tasks "find" and "hash". Blocks that something outside of the store holds as well
+        do not count as freed (`spec/dedup.md`).
+
+        Raises:
+            ReflinksNotSupported: the file system, or the driver, cannot do it.
+            ValueError: there is no such method.
+        """
+        from orlop.store import dedup
+
+        return dedup.plan(self._engine, method, progress)
+
+    def dedup(
+        self,
+        method: str = "crc",
+        *,
+        dry_run: bool = False,
+        progress: Callable[[object], object] | None = None,
+    ) -> DedupResult:
+        """Share the blocks of files with the same content, in the layers of images (`Dedup`).
+
+        The kernel compares the files before it shares anything: no content, time or link count ever changes, and
+        neither a killed process nor a running container can do harm. With "size" the kernel is asked for all files of
+        a size. Where there are no reflinks nothing is done; `plan_dedup` says so. `dry_run` tells what would be.
+
+        Raises:
+            ValueError: `method` is none of "crc", "size" and "sha256".
+        """
+        from orlop.store import dedup
+
+        return dedup.dedup(self._engine, method, dry_run=dry_run, progress=progress)
 
     def usage(self, *, progress: Callable[[object], object] | None = None) -> UsageReport:
         """Where the disk went: what each layer, image and container takes, and what no record explains.

@@ -152,7 +152,8 @@ class Deduplication:
         size = self._files.size[number]
         target = self._targets.open(number)
         try:
-            before = _alone(target)
+            # What was shared when the plan was made is counted apart, though one may have it alone by now.
+            before = min(_alone(target), self._found.alone[number])
             others = self._others.get(source, ())
             problem: OSError | None = None
             for candidate in (source, *others):

@@ -73,12 +73,14 @@ class Duplicates:
             for number in candidates:
                 fd = self._opened(opener, number)
                 if fd >= 0:
-                    self._look(number, fd)
-                    if self._layout[number]:
+                    if not self._look(number, fd):
+                        os.close(fd)
+                    elif self._layout[number]:
                         os.close(fd)
                         twins.append(number)
                         continue
-                    readers.read(number, fd, self.files.size[number], key_of)
+                    else:
+                        readers.read(number, fd, self.files.size[number], key_of)
                 yield number
             twins.sort(key=self._layout.__getitem__)
             for number, first in self._with_first(twins):
@@ -112,13 +114,13 @@ class Duplicates:
         elif result.errno not in GONE and len(self.unreadable) < _UNREADABLE_MAX:
             self.unreadable.append((number, f"it cannot be read: {result.strerror}"))
 
-    def _look(self, number: int, fd: int) -> None:
-        """Where an open file lies."""
+    def _look(self, number: int, fd: int) -> bool:
+        """Find out where an open file lies; False if it has no blocks (a hole, or kept inside a tree of btrfs)."""
         try:
             found = extents(fd, sync=True)
         except OSError:  # the file system does not tell: reading tells all the same what is equal
             self.alone[number] = os.fstat(fd).st_blocks * BLOCK
-            return
+            return self.alone[number] > 0
         self.alone[number] = sum([each.length for each in found if not each.shared])
         self.tangled[number] = any(each.shared for each in found)
         # Of a compressed extent it is not told which part of its content a file shows.
@@ -127,6 +129,7 @@ class Duplicates:
                 (self.files.size[number], *[(each.offset, each.place, each.length) for each in found])
             )
             self._layout[number] = layout & _MASK or 1
+        return bool(found)
 
     # --- pairs ------------------------------------------------------------------------------------------------
 
