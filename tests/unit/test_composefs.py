@@ -190,6 +190,26 @@ def test_owners_in_images_are_mapped(driver: Overlay, home: Path) -> None:
     assert peers.mounts_below(home) == [str(home)]
 
 
+def test_a_copy_of_an_image_belongs_to_others_on_disk(driver: Overlay, home: Path) -> None:
+    """Where ids are not mapped by the mount: the kernel copies names up, and the data are still the image's."""
+    images.keep(driver, "image", layers.BASE)
+    driver.create_from_template("copy", "image", None, writable=False, mappings=MAPPED)
+    driver.shift("copy", IDMappings(), MAPPED)
+    assert (home / "copy/diff1/bin/su").stat().st_uid == 100_000
+    assert os.getxattr(home / "copy/diff1/bin/su", "trusted.overlay.metacopy") is not None
+    driver.create("box", "copy", writable=True)
+    root = Path(driver.mount("box"))
+    status = (root / "etc/group").stat()
+    assert (status.st_uid, status.st_gid) == (100_003, 200_004)
+    assert (root / "bin/su").read_bytes() == b"\x7fELF" * 500
+    assert (root / "bin/su").stat().st_mode & 0o7777 == 0o4755
+    (root / "etc/passwd").write_bytes(b"changed")
+    driver.unmount("box")
+    assert [str(change) for change in driver.changes("box", "copy")] == ["C /etc", "C /etc/passwd"]
+    with driver.files("copy") as found:
+        assert _read(found, b"etc/group") == b"root:x:0:\n"
+
+
 OWNERS = {".": (100_000, 200_000), "below": (100_005, 200_006), "etc/group": (100_003, 200_004)}
 
 

@@ -642,6 +642,25 @@ def test_files_of_a_re_owned_layer_come_from_below_it(driver: Overlay) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_files_of_which_just_the_owner_was_copied_have_their_data_below(
+    open_overlay: Callable[..., Overlay],
+) -> None:
+    driver = open_overlay("overlay.mountopt=metacopy=on")
+    _base(driver)
+    driver.create_from_template("copy", "base", None, writable=False, mappings=MAPPED)
+    driver.shift("copy", IDMappings(), MAPPED)
+    assert os.getxattr(f"{driver.home}/copy/diff1/bin/su", "trusted.overlay.metacopy") is not None
+    before = len(os.listdir("/proc/self/fd"))
+    with driver.files("copy") as found:
+        for name in (b"bin/su", b"bin/doas"):
+            fd = found.open(name)
+            assert os.read(fd, 1 << 20) == b"\x7fELF" * 500
+            os.close(fd)
+        with pytest.raises(FileNotFoundError):
+            found.open(b"nothing")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_re_owning_twice_keeps_the_newest_content_first(driver: Overlay, home: Path) -> None:
     _base(driver)
     other = IDMappings([IDMap(0, 300_000, 65_536)], [IDMap(0, 300_000, 65_536)])

@@ -53,6 +53,11 @@ class Content:
         """The directory relative to the home, as short as can be: there may be many in one mount."""
         return f"l/{self.link}" if self.link else f"{self.id}/{self.name}"
 
+    @property
+    def is_older(self) -> bool:
+        """Whether it is what a layer consisted of before it was re-owned."""
+        return self.name not in ("diff", "empty")
+
     def older(self) -> list[Content]:
         """What the layer consisted of before, newest first."""
         return [Content(self.home, self.id, name) for name in older(self.layer)]

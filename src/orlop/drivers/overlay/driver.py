@@ -374,9 +374,18 @@ class Overlay(
 
 
 def _files_of(piece: Content) -> str | Callable[[], LayerFiles]:
-    def opened() -> LayerFiles:
+    """Where `DirectoryFiles` finds the files of a piece of a layer."""
+
+    def of_image() -> LayerFiles:
         from orlop.drivers.overlay.composefs import BlobFiles
 
         return BlobFiles(piece)
 
-    return opened if piece.is_blob else piece.directory
+    def of_older() -> LayerFiles:
+        from orlop.drivers.overlay.reown import OlderFiles
+
+        return OlderFiles(piece.directory)
+
+    if piece.is_blob:
+        return of_image
+    return of_older if piece.is_older else piece.directory
