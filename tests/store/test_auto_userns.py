@@ -525,3 +525,23 @@ def test_the_configuration_says_whose_ids_and_how_many(
         assert made.mappings == IDMappings(maps("0:1000:50"), maps("0:1000:50"))
         with pytest.raises(errors.LimitExceeded, match=r"size 61 .* userns=auto 60"):
             store.containers.create(auto_userns=AutoUserNS(initial_size=61))
+
+
+def test_maps_without_a_root_make_no_layer(open_store: Open) -> None:
+    """Nobody would own it. A single id is root, whatever it is called. (A layer that is mapped by its mount has none.)"""
+    store = orlop.Store(open_store().options.replace(shifting=False))
+    rootless = IDMappings(maps("5:1000:5"), maps("0:1000:5"))
+    text = "container ID 0 cannot be mapped to a host ID"
+    with pytest.raises(errors.InvalidMappings, match=text) as caught:
+        store.layers.create(id="bare", mappings=rootless)
+    assert caught.value.peer == f'creating read-write layer with ID "bare": {text}'
+    with pytest.raises(errors.InvalidMappings) as caught:
+        store.layers.create(id="bare", mappings=rootless, writable=False)
+    assert caught.value.peer == f'creating read-only layer with ID "bare": {text}'
+    template = store.layers.create(id="template").id
+    with pytest.raises(errors.InvalidMappings) as caught:
+        store.layers.create(id="bare", mappings=rootless, template=template)
+    assert caught.value.peer.endswith(text)
+    assert store.storage_layers() == ["template"]
+    single = IDMappings(maps("5:1000:1"), maps("5:1000:1"))
+    assert store.layers.create(id="single", mappings=single).mappings == single

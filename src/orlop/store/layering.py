@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import DuplicateID, DuplicateName, LayerUnknown, ParentIsContainer
+from orlop.errors import DuplicateID, DuplicateName, InvalidMappings, LayerUnknown, ParentIsContainer
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.ids import check_new_id
 from orlop.model.timestamp import Timestamp
@@ -286,25 +286,31 @@ def mappings_of(row: Row | None) -> IDMappings:
 def _create_in_driver(engine: Engine, id: str, draft: Draft) -> None:
     driver = engine.ready_driver
     parent = draft.parent.id if draft.parent else None
-    if draft.template is not None:
-        driver.create_from_template(
-            id,
-            draft.template.id,
-            parent,
-            writable=draft.writable,
-            mappings=draft.mappings,
-            label=draft.label,
-            storage_opt=draft.storage_opt,
-        )
-    else:
-        driver.create(
-            id,
-            parent,
-            writable=draft.writable,
-            mappings=draft.mappings,
-            label=draft.label,
-            storage_opt=draft.storage_opt,
-        )
+    what = f"{'read-write' if draft.writable else 'read-only'} layer"
+    try:
+        if draft.template is not None:
+            what = f'copy of template layer "{draft.template.id}"'
+            driver.create_from_template(
+                id,
+                draft.template.id,
+                parent,
+                writable=draft.writable,
+                mappings=draft.mappings,
+                label=draft.label,
+                storage_opt=draft.storage_opt,
+            )
+        else:
+            driver.create(
+                id,
+                parent,
+                writable=draft.writable,
+                mappings=draft.mappings,
+                label=draft.label,
+                storage_opt=draft.storage_opt,
+            )
+    except InvalidMappings as error:  # maps without a root, who would own the layer
+        error.peer = f'creating {what} with ID "{id}": {error.peer}'
+        raise
     source = draft.template or draft.parent
     if source is not None:
         before = mappings_of(source)
