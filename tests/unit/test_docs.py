@@ -74,12 +74,12 @@ def test_examples_in_python_run_in_the_order_of_their_page(page: Path, harbour: 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "console")], ids=named)
 def test_examples_for_the_shell_succeed(page: Path, harbour: Path) -> None:
-    """Lines that start with `$ orlop-storage` are run with the installed command."""
+    """Lines that start with `$ orlop` or `$ orlop-storage` are run with the installed commands."""
     ran = 0
     for text in blocks(page, "console"):
         for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
             words = shlex.split(line)
-            assert words[0] == "orlop-storage", f"{line}: only our own command can be tried here"
+            assert words[0] in ("orlop", "orlop-storage"), f"{line}: only our own commands can be tried here"
             words[0] = str(Path(sys.executable).parent / words[0])
             done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
