@@ -23,7 +23,7 @@
     ├── LimitExceeded
     ├── NotSupported
     │   ├── DriverNotSupported  PrerequisitesMissing  IncompatibleFilesystem
-    │   └── CompressionNotSupported
+    │   └── CompressionNotSupported  ReflinksNotSupported
     ├── ConfigError
     │   └── IncompleteOptions  InvalidMappings
     └── InvalidDigest, InvalidKey (also ValueError)
@@ -253,6 +253,12 @@ class PrerequisitesMissing(NotSupported):
 
 class IncompatibleFilesystem(NotSupported):
     peer = "backing file system is unsupported for this graph driver"
+
+
+class ReflinksNotSupported(NotSupported):
+    """Files on this file system cannot have blocks in common."""
+
+    peer = "reflinks are not supported on this platform"
 
 
 class CompressionNotSupported(NotSupported):

@@ -438,6 +438,17 @@ class SupportsTrees(abc.ABC):
         """The layer's directory, an absolute path: what a mount would show, without one."""
 
 
+class SupportsSharing(abc.ABC):
+    """Drivers of whose files those with the same content can be made to lie on the same blocks."""
+
+    @abc.abstractmethod
+    def own_files(self, id: str) -> str | None:
+        """The directory of what the layer itself holds, an absolute path, if it lies in a home that is ours.
+
+        Nothing of a foreign store is ever shared (`spec/dedup.md` 1).
+        """
+
+
 class LayerTree(Value):
     """Where the content of a layer lies, for who compares it with what was put into it.
 

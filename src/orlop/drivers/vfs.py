@@ -18,6 +18,7 @@ from orlop.drivers.api import (
     LayerTree,
     SupportsFiles,
     SupportsInspection,
+    SupportsSharing,
     SupportsTrees,
     parse_boolean,
     parse_options,
@@ -39,7 +40,7 @@ _NEW_ROOT = 0o555
 """The mode of an empty layer's root: nobody writes there by accident, and whoever may write is not held up by it."""
 
 
-class VFS(NaiveDiff, SupportsFiles, SupportsTrees, SupportsInspection):
+class VFS(NaiveDiff, SupportsFiles, SupportsTrees, SupportsInspection, SupportsSharing):
     name = "vfs"
 
     def __init__(self, options: DriverOptions) -> None:
@@ -218,6 +219,11 @@ class VFS(NaiveDiff, SupportsFiles, SupportsTrees, SupportsInspection):
 
     def inspector(self) -> Inspector:
         return _VFSInspector(self)
+
+    def own_files(self, id: str) -> str | None:
+        self.check_id(id)
+        places = [os.path.join(home, "dir", id) for home in self._homes()]
+        return next(filter(files.is_directory, places), None)
 
     # --- owners and durability --------------------------------------------------------------------------------
 

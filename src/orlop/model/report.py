@@ -1,4 +1,4 @@
-"""What a store takes on the disk, and for whom: frozen values.
+"""What a store takes on the disk, and for whom, and what was won by sharing: frozen values.
 
 Bytes are allocated blocks, and every block counts once in every sum, however many files lie on it. Of an object
 
@@ -194,3 +194,25 @@ class UsageReport(Value):
             name: [row.json() for row in value] if isinstance(value, tuple) else value
             for name, value in zip(self.__match_args__, self._values(), strict=True)
         } | {"total_bytes": self.total_bytes}
+
+
+class DedupResult(Value):
+    """What sharing blocks came to.
+
+    `deduped_bytes` is the number of the peers: the lengths of all files that lie on the blocks of another one now,
+    also of those that did before, so that a second run gives the same. `freed_bytes` are the blocks of the disk that
+    became free. `skipped` are sentences about what could not be read or shared.
+    """
+
+    __slots__ = __match_args__ = ("deduped_bytes", "freed_bytes", "skipped")
+
+    deduped_bytes: int
+    freed_bytes: int
+    skipped: tuple[str, ...]
+
+    def __init__(self, deduped_bytes: int, freed_bytes: int = 0, skipped: Iterable[str] = ()) -> None:
+        self._fill(deduped_bytes, freed_bytes, tuple(skipped))
+
+    def json(self) -> dict[str, Any]:
+        """The fields, as an object that any JSON encoder takes."""
+        return dict(zip(self.__match_args__, self._values(), strict=True))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from orlop.model.plan import Outcome
     from orlop.store.engine import Engine
 
-_MADE_BY = {"delete": "deleting", "wipe": "deleting", "gc": "gc"}
+_MADE_BY = {"delete": "deleting", "wipe": "deleting", "gc": "gc", "dedup": "dedup"}
 """Which file of this room makes the plans of a verb, and has `carry_out(engine, plan, progress)` for them."""
 
 

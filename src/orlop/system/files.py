@@ -19,7 +19,7 @@ import stat
 
 from orlop.errors import LimitExceeded, UnsafePath
 from orlop.system import libc
-from orlop.system.descent import Descent
+from orlop.system.descent import GONE, Descent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -215,6 +215,16 @@ def make_dirs(path: str, mode: int = 0o700) -> None:
             there = missing.pop()
         else:
             there = missing.pop()
+
+
+def is_directory(path: str) -> bool:
+    """Whether there is a directory at `path`: no symlink to one, which would have us work on whatever it names."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
 
 
 def sync_dir(path: str) -> None:
