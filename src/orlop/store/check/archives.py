@@ -11,7 +11,6 @@ Rule: A record that another program wrote, and that never could give its archive
 from __future__ import annotations
 
 import os
-import stat
 
 from orlop.errors import StorageError, UnsafePath
 from orlop.formats import crc64, tarheader, tarsplit
@@ -122,18 +121,41 @@ class Reading:
             self._refused(file, error, hashing)
             return
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                self._note(file, "kind", "is not a regular file", None, hashing)
-            elif found.st_size != file.size:
-                text = f"has {found.st_size} bytes instead of {file.size}"
-                self._note(file, "size", text, None, hashing)
-            elif not self._is_same(fd, file, hashing):
-                self._note(file, "content", "has another content", None, hashing)
+            if file.size <= _BLOCK:
+                self._small(fd, file, hashing)
+            else:
+                self._large(fd, file, hashing)
         except OSError as error:
             self._note(file, "unreadable", f"cannot be read: {error.strerror}", error, hashing)
         finally:
             os.close(fd)
+
+    def _small(self, fd: int, file: SplitFile, hashing: _Hashing) -> None:
+        data = os.read(fd, file.size + 1)  # a byte more, so that one call tells the size
+        self.read += len(data)
+        if len(data) != file.size:
+            self._other_size(fd, file, hashing)
+        elif crc64.stored(self._update(data, 0)) != file.checksum:
+            self._note(file, "content", "has another content", None, hashing)
+        else:
+            hashing.add(data)
+
+    def _large(self, fd: int, file: SplitFile, hashing: _Hashing) -> None:
+        if os.fstat(fd).st_size != file.size:
+            self._other_size(fd, file, hashing)
+            return
+        left, crc = file.size, 0
+        while left and (block := os.read(fd, min(left, _BLOCK))):
+            crc = self._update(block, crc)
+            hashing.add(block)
+            left -= len(block)
+        self.read += file.size - left
+        if left or crc64.stored(crc) != file.checksum:
+            self._note(file, "content", "has another content", None, hashing)
+
+    def _other_size(self, fd: int, file: SplitFile, hashing: _Hashing) -> None:
+        text = f"has {os.fstat(fd).st_size} bytes instead of {file.size}"
+        self._note(file, "size", text, None, hashing)
 
     def _refused(self, file: SplitFile, error: OSError | UnsafePath, hashing: _Hashing) -> None:
         if isinstance(error, FileNotFoundError):
@@ -142,15 +164,6 @@ class Reading:
             self._note(file, "kind", "is not a regular file", error, hashing)
         else:
             self._note(file, "unreadable", f"cannot be opened: {error.strerror}", error, hashing)
-
-    def _is_same(self, fd: int, file: SplitFile, hashing: _Hashing) -> bool:
-        left, crc = file.size, 0
-        while left and (block := os.read(fd, min(left, _BLOCK))):
-            crc = self._update(block, crc)
-            hashing.add(block)
-            left -= len(block)
-        self.read += file.size - left
-        return not left and crc64.stored(crc) == file.checksum
 
     def _note(
         self, file: SplitFile, code: str, text: str, error: Exception | None, hashing: _Hashing
