@@ -528,7 +528,7 @@ def test_the_configuration_says_whose_ids_and_how_many(
 
 
 def test_maps_without_a_root_make_no_layer(open_store: Open) -> None:
-    """Nobody would own it. A single id is root, whatever it is called. (A layer that is mapped by its mount has none.)"""
+    """Nobody would own it. A single id is root, whatever it is called; a layer mapped by its mount has none."""
     store = orlop.Store(open_store().options.replace(shifting=False))
     rootless = IDMappings(maps("5:1000:5"), maps("0:1000:5"))
     text = "container ID 0 cannot be mapped to a host ID"
