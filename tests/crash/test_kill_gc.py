@@ -1,4 +1,4 @@
-"""A collection of garbage, or a plan being applied, is killed at a call that changes something: the next finishes it."""
+"""A collection of garbage, or a plan being applied, is killed at a call that changes something: the next ends it."""
 
 import os
 import re
