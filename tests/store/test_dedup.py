@@ -442,3 +442,24 @@ def test_killed_at_any_call_it_leaves_every_file_as_it_was(place: Place) -> None
         assert sum(step.size_bytes for step in left.steps) == (100 - 73) * 64 * 1024
         assert store.dedup().deduped_bytes == 100 * 64 * 1024
     assert place.state() == before
+
+
+# --- orlop-storage --------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_what_is_shared_also_when_it_was_before(place: Place) -> None:
+    with place.open() as store:
+        two_images(place, store)
+    shared = len(LARGE) + len(SMALL)
+    ours = peers.orlop_storage(place.base, driver=place.driver)
+    for words in ((), ("--hash-method", "size"), ("--hash-method=sha256",)):
+        assert ours("dedup", *words).text == f"Deduplicated {shared} bytes\n"
+    assert ours("dedup", "--json").text == f'{{"Deduped":{shared}}}\n'
+
+
+def test_the_command_knows_three_methods(place: Place) -> None:
+    """The manual of the peers speaks of a fourth, `sha256sum`, which their program refuses, too."""
+    ours = peers.orlop_storage(place.base, driver=place.driver)
+    result = ours("dedup", "--hash-method", "sha256sum", ok=False)
+    assert (result.status, result.out) == (1, b"")
+    assert result.err.endswith(b"invalid hash method: sha256sum\n")

@@ -48,6 +48,7 @@ _READ_FILE = Flag("--file -f", "Read from this file instead of standard input")
 _WRITE_FILE = Flag("--file -f", "Write to this file instead of standard output")
 _FORCE = Flag("--force -f", "Unmount whatever the mount count", SWITCH)
 _ONLY_IDS = Flag("--quiet -q", "Print IDs only", SWITCH)
+_HASH = Flag("--hash-method", "How equal files are found: crc (if not given), size, sha256")
 _MAPS = (
     Flag("--hostuidmap", "Do not map UIDs", SWITCH),
     Flag("--hostgidmap", "Do not map GIDs", SWITCH),
@@ -211,6 +212,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("version", "", 0, 0, (_JSON,), "maintenance:version", "Show the version"),
     Command("wipe", "", 0, 0, (_JSON,), "maintenance:wipe", "Delete all containers, images and layers"),
     Command("gc", "", 0, 0, (_JSON,), "maintenance:gc", "Take away what belongs to nothing"),
+    Command("dedup", "", 0, 0, (_HASH, _JSON), "maintenance:dedup", "Let equal files of images share their blocks"),
     Command("shutdown", "", 0, 0, (_FORCE, _JSON), "maintenance:shutdown", "Shut the driver down"),
     Command("config", "[file]", 0, 1, (), "maintenance:config", "Show the effective configuration"),
     Command("unshare", "[command [...]]", 0, UNLIMITED, (), "namespace:unshare",

@@ -54,6 +54,29 @@ def gc(call: Call) -> int:
     return status
 
 
+def dedup(call: Call) -> int:
+    """What is shared now, by this run or by one before it."""
+    from orlop.stream.fingerprints import METHODS
+
+    method = call.values.get("hash-method", "crc")
+    if method not in METHODS:
+        raise Refusal(f"invalid hash method: {method}")
+    try:
+        size = call.store.dedup(str(method)).deduped_bytes
+    except (StorageError, OSError) as error:
+        if not call.json:
+            from orlop.dropin.text import describe
+
+            raise Refusal(f"dedup: {describe(error)}") from error
+        call.answer({})
+        return 1
+    if call.json:
+        call.answer({"Deduped": size})
+    else:
+        call.say(f"Deduplicated {size} bytes")
+    return 0
+
+
 def _leave_nothing_mounted(call: Call) -> None:
     """The end of `check` and `gc`, as with the peers: what was mounted is unmounted, which counts as no failure."""
     try:
