@@ -15,6 +15,8 @@ from tarballs import Open, tar
 DEEPEST = 500
 STEP = 10
 
+pytest_plugins = ("overlays",)
+
 pytestmark = pytest.mark.parametrize("open_store", ["overlay"], indirect=True)
 
 
@@ -35,6 +37,7 @@ def chain(store: orlop.Store, depth: int) -> str:
     return parent
 
 
+@pytest.mark.usefixtures("way")
 def test_five_hundred_layers(store: orlop.Store, other: orlop.Store, place: Path) -> None:
     """Made, mounted, written to, listed, exported and deleted; one more layer is too many to be mounted."""
     top = chain(store, DEEPEST)
