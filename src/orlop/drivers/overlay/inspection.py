@@ -99,8 +99,9 @@ class OverlayInspector(Inspector):
         name, _, rest = text.partition(":")
         place = self._resolved(name[2:])
         first = os.path.basename(place or "")
-        if place is None:
-            report.damage("lower", path, f"begins with {name}, which leads to no layer", "made anew")
+        if place is None or (first != parent and self._names_itself(parent, name[2:])):
+            if not self._names_itself(parent, name[2:]):  # which is told of with the parent
+                report.damage("lower", path, f"begins with {name}, which leads to no layer", "made anew")
         elif first != parent and not is_copy_of(first):
             wanted = f"layer {parent}" if parent else "nothing"
             report.damage("lower", path, f"begins with layer {first}, and not with {wanted}", "made anew")
@@ -112,12 +113,17 @@ class OverlayInspector(Inspector):
             report.damage("lower", path, what, "")
         return True
 
+    def _names_itself(self, id: str | None, name: str) -> bool:
+        """Whether a layer says that this is its short name."""
+        directory = self._layout.find(id) if id else None
+        return directory is not None and links.read(directory) == name
+
     def tree(self, id: str, parent: str | None) -> LayerTree | None:
         directory = self._layout.find(id)
         if directory is None or os.path.lexists(f"{directory}/{content.BLOBS}"):
             return None
-        if os.path.islink(f"{directory}/diff"):
-            return None  # an additional layer store answers for it
+        if _is_no_directory(f"{directory}/diff"):
+            return None  # it is missing; or an additional layer store answers for it
         own = [f"{directory}/diff", *[f"{directory}/{name}" for name in content.older(directory)]]
         text = self._lower_of(directory)
         places = [self._resolved(name[2:]) for name in text.split(":")] if text else []
@@ -158,6 +164,10 @@ class OverlayInspector(Inspector):
             if id is not None:
                 return f"{home}/{id}" if os.path.lexists(f"{home}/{id}") else None
         return None
+
+
+def _is_no_directory(path: str) -> bool:
+    return os.path.islink(path) or not os.path.isdir(path)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

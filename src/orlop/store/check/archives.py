@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orlop.formats.tarsplit import SplitFile
     from orlop.stream.measure import Readable
 
-    TakeEntry = Callable[[Entry, bytes | None, bool], object]
+    TakeEntry = Callable[[Entry, bytes | None, int], object]
 
 _BLOCK = 1 << 20
 _PIECE = 256 << 10  # worth a step of the thread that hashes
@@ -36,6 +36,12 @@ _PLAIN_TYPES = frozenset(b"0123456")
 
 CUT_PADDING = "padding that was cut short, of which the record has nothing"
 """One value of `Reading.inexact`: the archive comes out shorter by less than a block."""
+
+
+class Told:
+    """How much of an entry could be told: everything, all but what its file holds now, or hardly more than a name."""
+
+    ALL, UNREAD, PARTLY = range(3)
 
 
 class Problem:
@@ -58,7 +64,7 @@ class Problem:
 class Reading:
     """One pass over the record of a layer, and its files.
 
-    digest      of the archive, with the algorithm asked for; "" if it is not what was applied, as `problems` has it
+    digest      of the archive, with the algorithm asked for; "" if it cannot be put together
     size        of the archive in bytes, going by the record
     read        bytes of files
     problems    files that are not what was recorded
@@ -80,9 +86,10 @@ class Reading:
         self._update = crc64.best()
 
     def run(self, record: Readable, files: LayerFiles | None, take: TakeEntry | None = None) -> None:
-        """`take(entry, checksum, known)` is called for each header. Without `files` the headers are all that is read.
+        """`take(entry, checksum, told)` is called for each header. Without `files` the headers are all that is read.
 
-        `known` is False for an entry of which only name, size and checksum could be told.
+        `told` is UNREAD if the content stands in the record itself, so that no file was looked at, and PARTLY for an
+        entry of which only name, size and checksum are known.
         """
         headers = _Headers(take, self._update)
         hashing = _Hashing(self._algorithm) if files is not None else None
@@ -135,10 +142,10 @@ class Reading:
         self.read += len(data)
         if len(data) != file.size:
             self._other_size(fd, file, hashing)
-        elif crc64.stored(self._update(data, 0)) != file.checksum:
-            self._note(file, "content", "has another content", None, hashing)
         else:
             hashing.add(data)
+            if crc64.stored(self._update(data, 0)) != file.checksum:
+                self.problems.append(Problem(file, "content", "has another content"))
 
     def _large(self, fd: int, file: SplitFile, hashing: _Hashing) -> None:
         if os.fstat(fd).st_size != file.size:
@@ -150,8 +157,11 @@ class Reading:
             hashing.add(block)
             left -= len(block)
         self.read += file.size - left
-        if left or crc64.stored(crc) != file.checksum:
-            self._note(file, "content", "has another content", None, hashing)
+        if left:
+            self._other_size(fd, file, hashing)
+        elif crc64.stored(crc) != file.checksum:
+            # Perhaps the record is wrong about it: the digest of the whole will tell.
+            self.problems.append(Problem(file, "content", "has another content"))
 
     def _other_size(self, fd: int, file: SplitFile, hashing: _Hashing) -> None:
         text = f"has {os.fstat(fd).st_size} bytes instead of {file.size}"
@@ -245,7 +255,7 @@ class _Headers:
             self._payload -= len(part)
             if self._payload:
                 return
-            self._tell(crc64.stored(self._expanded.finish()))
+            self._tell(crc64.stored(self._expanded.finish()), Told.UNREAD)
             self._expanded = None
             data = data[len(part) :]
         head = data[self._pad :]
@@ -285,14 +295,14 @@ class _Headers:
         if self._is_partial:
             self.inexact = "a sparse member, whose map the record does not have"
             entry.name, entry.type, entry.real_size = item.name, tarheader.REGULAR, item.size
-            self._tell(item.checksum, known=False)
+            self._tell(item.checksum, Told.PARTLY)
         elif entry.size and not item.size:
             self._payload = entry.size
             self._expanded = Expanded(entry, self._update)
         else:
             if entry.sparse is not None and item.size == entry.real_size:
                 self.inexact = "a sparse member, of which the record has the expanded content"
-            elif self.never_had(item):
+            elif item.size and self.never_had(item):
                 self.inexact = "content for something that is no file"
             self._tell(item.checksum or None)
 
@@ -307,6 +317,6 @@ class _Headers:
         elif not self._ended and self._pad:
             self.inexact = self.inexact or CUT_PADDING
 
-    def _tell(self, checksum: bytes | None, *, known: bool = True) -> None:
+    def _tell(self, checksum: bytes | None, told: int = Told.ALL) -> None:
         if self._take is not None and self._entry is not None:
-            self._take(self._entry, checksum, known)
+            self._take(self._entry, checksum, told)

@@ -65,7 +65,7 @@ class Node:
     xattrs     None for none
     checksum   of a file's content, as a tar-split record has it; None if it is empty or unknown
     layer      number of the layer that said the last word about it
-    origin     number of the layer that brought its content
+    origin     number of the layer that brought its content, 0 if nobody has looked at the file yet
     """
 
     __slots__ = ("checksum", "facts", "kind", "layer", "mtime_ns", "origin", "size", "text", "xattrs")
@@ -140,18 +140,22 @@ class Tree:
         self._names = Names()
         self._stash.clear()
 
-    def apply(self, entry: Entry, checksum: bytes | None = None, *, facts_known: bool = True) -> None:
+    def apply(
+        self, entry: Entry, checksum: bytes | None = None, *, facts_known: bool = True, read: bool = True
+    ) -> None:
         """Take the next entry; `checksum` is that of its content, holes of a sparse file included.
+
+        `read`: whoever read the archive has seen that the file holds that content.
 
         Raises:
             Unfollowable: the tree is of no use afterwards.
         """
         try:
-            self._apply(entry, checksum, facts_known)
+            self._apply(entry, checksum, facts_known, read)
         except (_Missing, _NotDirectory, StorageError) as problem:
             raise Unfollowable(f"{entry.name!r}: {problem}") from problem
 
-    def _apply(self, entry: Entry, checksum: bytes | None, facts_known: bool) -> None:
+    def _apply(self, entry: Entry, checksum: bytes | None, facts_known: bool, read: bool) -> None:
         if entry.type == GLOBAL_HEADER:
             return
         name = entry.name
@@ -174,9 +178,11 @@ class Tree:
                     raise _Missing(entry.linkname)
                 entry, checksum = kept
             self._names.add(name)
-        self._make(at, base, entry, checksum, facts_known)
+        self._make(at, base, entry, checksum, facts_known, read)
 
-    def _make(self, at: Directory, base: bytes, entry: Entry, checksum: bytes | None, known: bool) -> None:
+    def _make(
+        self, at: Directory, base: bytes, entry: Entry, checksum: bytes | None, known: bool, read: bool
+    ) -> None:
         number, kind, there = self.number, entry.type, at.children.get(base)
         facts = self._facts_of(entry) if known else None
         attributes = settable(entry.xattrs) if entry.xattrs else None
@@ -212,6 +218,7 @@ class Tree:
             mtime = file_times(entry.atime_ns, entry.mtime_ns)[1] if known else None
             node = Node(kind, number, facts, size=entry.real_size, mtime_ns=mtime, checksum=checksum)
             node.xattrs = attributes
+            node.origin = number if read else 0
         elif kind == SYMLINK:
             mtime = symlink_times(entry.atime_ns, entry.mtime_ns)[1]
             node = Node(kind, number, facts, mtime_ns=mtime, text=entry.linkname, xattrs=attributes)

@@ -9,7 +9,7 @@ import os
 
 from orlop.drivers.api import SupportsFiles, SupportsInspection
 from orlop.errors import BadTarSplit, InvalidDigest, StorageError, UnsafePath
-from orlop.formats.tarsplit import clean_name
+from orlop.formats.tarsplit import clean_name, quoted
 from orlop.model.digest import Digest
 from orlop.model.findings import ODDITY
 from orlop.store import layering
@@ -137,10 +137,10 @@ class LayerCheck:
         tree = self._trees.of(document, place) if self._contents and place is not None else None
         owners = _Owners()
 
-        def take(entry: Entry, checksum: bytes | None, known: bool) -> None:
+        def take(entry: Entry, checksum: bytes | None, told: int) -> None:
             owners.add(entry)
             if tree is not None:
-                tree.add(entry, checksum, known)
+                tree.add(entry, checksum, told)
 
         reading = Reading(Digest(digest).algorithm if digest else "sha256")
         files = self._files_of(subject.id, place) if self._digests else None
@@ -155,6 +155,12 @@ class LayerCheck:
             peer = error.peer if isinstance(error, StorageError) else wording.system_text(error)
             first = isinstance(error, BadTarSplit) and error.peer in ("EOF", "gzip: invalid header")
             yield self._bad_record(subject, path, str(error), (peer,), at_once=first)
+        if reading.problems and digest and reading.digest == digest:
+            names = ", ".join(quoted(problem.name) for problem in reading.problems[:3])
+            text = f"{path} has another checksum for {len(reading.problems)} files ({names}), which are as applied"
+            peer = f"file integrity checksum failed for {quoted(reading.problems[0].name)}"
+            yield self._bad_record(subject, path, text, (peer,), at_once=False)
+            return
         first_directory = place.directories[0] if place is not None else ""
         for number, problem in enumerate(reading.problems[:DIFFERENCES_MAX]):
             yield wording.of_problem(subject, problem, first_directory, is_first=number == 0)

@@ -116,6 +116,12 @@ class Look:
         """Whether a layer without a record has none, as far as can be told."""
         return all(table.is_whole for table in self.layers)
 
+    def is_missing(self, tables: list[TableAsFound], id: str) -> bool:
+        """Whether it is certain that none of these tables has a record of this id, not even a damaged one."""
+        if any(id in table.by_id for table in tables):
+            return False
+        return all(table.is_whole and all(aside.id != id for _, aside in table.asides()) for table in tables)
+
     def chain(self, id: str) -> Iterator[str]:
         """The recorded layers from this one downwards; ends where a record is missing, or comes again."""
         seen: set[str] = set()

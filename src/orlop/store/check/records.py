@@ -34,10 +34,9 @@ def findings(look: Look, max_age: float) -> Iterator[Finding]:
         yield about_file("lock", "file", path, f"cannot be locked: {why}")
     for table, document in _documents(look.layers):
         yield from _of_layer(look, table, document)
-    if look.layers_are_whole:
-        ends = _Ends(look)
-        for table, document in _documents(look.images):
-            yield from _of_image(ends, table, document)
+    ends = _Ends(look)
+    for table, document in _documents(look.images):
+        yield from _of_image(ends, table, document)
     for _, document in _documents([look.containers]):
         yield from _of_container(look, document)
     yield from _cycles(look)
@@ -187,7 +186,7 @@ def _of_layer(look: Look, table: TableAsFound, document: Document) -> Iterator[F
             remedy="recorded as none",
         )
     parent = document.get("parent")
-    if parent and look.layer(parent) is None and look.layers_are_whole:
+    if parent and look.is_missing(look.layers, parent):
         line = f"layer {parent}: layer is missing"
         yield subject.finding(
             "parent-missing",
@@ -229,7 +228,7 @@ class _Ends:
             way.append(id)
             found = self._look.layer(id)
             if found is None:
-                self._known[id] = id
+                self._known[id] = id if self._look.is_missing(self._look.layers, id) else ""
                 break
             id = found[1].get("parent") or ""
         for above in way:
@@ -243,7 +242,7 @@ def _of_container(look: Look, document: Document) -> Iterator[Finding]:
     subject = about(table, id)
     path = table.files[table.home_of[id]].path
     layer = document.get("layer") or ""
-    if look.layers_are_whole and look.layers[0].by_id.get(layer) is None:
+    if look.is_missing(look.layers[:1], layer):
         yield subject.finding(
             "container-layer-missing",
             f"its layer {layer} has no record" if layer else "its record names no layer",
@@ -252,7 +251,15 @@ def _of_container(look: Look, document: Document) -> Iterator[Finding]:
             remedy="recorded again if it is there; else the container can only be removed",
         )
     image = document.get("image") or ""
-    if image and look.image(image) is None and all(table.is_whole for table in look.images):
+    if image and look.is_missing(look.images, image):
+        lost = os.path.join(look.images[0].directory, image)
+        if os.path.isdir(lost):
+            yield about(look.images[0], image).finding(
+                "record-lost",
+                f"there is data of it, and no record; container {id} needs it",
+                path=lost,
+                remedy="recorded again",
+            )
         yield subject.finding(
             "container-image-missing",
             f"its image {image} has no record",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from orlop.errors import StorageError
-from orlop.store.check.archives import Reading
+from orlop.store.check.archives import Reading, Told
 from orlop.store.check.expected import Tree, Unfollowable
 
 TYPE_CHECKING = False
@@ -28,10 +28,10 @@ class Growing:
         self.tree = tree
         self.failed = False
 
-    def add(self, entry: Entry, checksum: bytes | None, known: bool) -> None:
+    def add(self, entry: Entry, checksum: bytes | None, told: int) -> None:
         if not self.failed:
             try:
-                self.tree.apply(entry, checksum, facts_known=known)
+                self.tree.apply(entry, checksum, facts_known=told != Told.PARTLY, read=told != Told.UNREAD)
             except Unfollowable:
                 self.failed = True
 
@@ -55,11 +55,16 @@ class Trees:
             growing.tree.begin(id)
             return growing
         chain = list(self._look.chain(document.get("parent") or ""))[::-1]
-        growing_below = self._below(chain)
+        growing_below = self._below(chain) if self._is_whole(document, chain) else None
         self._last = growing_below
         if growing_below is not None:
             growing_below.tree.begin(id)
         return growing_below
+
+    def _is_whole(self, document: Document, chain: list[str]) -> bool:
+        """Whether the chain of parents ends with a layer that has none."""
+        found = self._look.layer(chain[0]) if chain else (None, document)
+        return found is not None and not found[1].get("parent")
 
     def _below(self, chain: list[str]) -> Growing | None:
         last = self._last
