@@ -29,7 +29,7 @@ class Case:
 
     `layered`: a layer holds what it changes, and is shown above the others. `differences`: what it holds tells
     exactly what was changed. `rootless`: the case is for a process that is root of a user namespace only. `mounting`
-    is how overlays are mounted, "" for the way that this kernel takes.
+    is how overlays are mounted, if not as this kernel does it by itself.
     """
 
     name: str
@@ -59,13 +59,16 @@ class Case:
 FUSE = ("fuse-overlayfs",)
 PROGRAM = (f"overlay.mount_program={shutil.which(FUSE[0])}",)
 
+BY_MOUNT = "by mount(2)"
+
 ALL_CASES = [
     Case("vfs"),
     Case("vfs", rootless=True),
     Case("overlay", layered=True, differences=True),
     Case("overlay", layered=True, differences=True, rootless=True),
-    Case("overlay", layered=True, differences=True, mounting="by mount(2)"),
-    Case("overlay", layered=True, differences=True, rootless=True, mounting="by mount(2)"),
+    Case("overlay", layered=True, differences=True, mounting=BY_MOUNT),
+    Case("overlay", layered=True, differences=True, rootless=True, mounting=BY_MOUNT),
+    Case("overlay", layered=True, options=("overlay.mountopt=metacopy=on",), mounting="with metacopy"),
     Case("overlay", layered=True, options=PROGRAM, needs=FUSE),
 ]
 CASES = [case for case in ALL_CASES if case.rootless != probe.in_initial_user_namespace()]
@@ -94,7 +97,7 @@ def open_driver(case: Case, place: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Opens the driver; each call on the same roots, as another process or a later one would."""
     peers.need_root()
     peers.need(*case.needs)
-    if case.mounting:
+    if case.mounting == BY_MOUNT:
         monkeypatch.setattr(overlayfs, "_one_by_one", False)
     with ExitStack() as stack:
         base = stack.enter_context(loopfs.mounted(case.on, place)) if case.on else place
