@@ -5,6 +5,7 @@ that the driver makes. Where the two differ on purpose, or by what is a defect o
 named `_forgive...` takes the difference out, and says why; docs/compatibility.md lists them, too.
 """
 
+import errno
 import io
 import os
 import shutil
@@ -196,8 +197,11 @@ class Twins:
         assert both[0] == both[1], f"seed {self.seed}, {self.driver}: diff of {id}, {reference}"
 
     def _is_disputed(self, id: str, name: bytes) -> bool:
-        """Whiteouts that follow from the two defects that `_same_changes` speaks of."""
+        """What follows from the two defects that `_same_changes` speaks of: whiteouts, and opaque directories that
+        they leave out, because a symlink in their place below leads to itself."""
         above, slash, base = name.rpartition(b"/")
+        if slash and not base:
+            return any(_is_loop(place) for place in self._places(id, above)[1:])
         if not slash or not base.startswith(b".wh."):
             return False
         if base == b".wh..wh..opq":
@@ -213,6 +217,14 @@ class Twins:
             )
         ]
         assert ours == theirs, f"seed {self.seed}, {self.driver}: records"
+
+
+def _is_loop(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _forgive_times_of_today(path: str, facts: dict[str, Any]) -> None:
