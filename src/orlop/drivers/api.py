@@ -492,6 +492,18 @@ class Inspector(abc.ABC):
             OSError, Damaged: it cannot be told; `faults` says why.
         """
 
+    @abc.abstractmethod
+    def copies(self, id: str) -> list[LayerTree]:
+        """Where additional stores have a layer of this id, whether or not there is one at home."""
+
+    @abc.abstractmethod
+    def mend(self, id: str, below: str | None, above: Sequence[str]) -> None:
+        """Make the places of a layer of ours anew, as far as `faults` finds something wrong with them.
+
+        The layers are held exclusively. `below` is the layer right below it; `above` are those right upon it, whose
+        notes may tell what it was called. What cannot be made anew stays as it is.
+        """
+
 
 class SupportsInspection(abc.ABC):
     """Drivers whose keeping can be looked into."""

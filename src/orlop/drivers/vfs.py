@@ -260,6 +260,13 @@ class _VFSInspector(Inspector):
     def tree(self, id: str, parent: str | None) -> LayerTree:
         return LayerTree([self._driver.mount(id)], whole=True)
 
+    def copies(self, id: str) -> list[LayerTree]:
+        places = [os.path.join(store, "vfs", "dir", id) for store in self._driver.additional_stores()]
+        return [LayerTree([place], whole=True) for place in places if os.path.isdir(place)]
+
+    def mend(self, id: str, below: str | None, above: Sequence[str]) -> None:
+        return  # there is nothing but the layer itself
+
 
 def _label(place: str) -> None:
     """Give a layer's root the label that every container may read. Without it the layer still works unconfined."""

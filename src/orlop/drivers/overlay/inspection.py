@@ -1,6 +1,7 @@
 """Looking into an overlay home: whether each layer has what a mount of it needs (`spec/drivers.md` 4.1, 8).
 
-Rule 1: Nothing is changed, not even what another part of the driver would put right on its way (`links.recover`).
+Rule 1: But for `mend` nothing is changed, not even what other parts of the driver would put right on their way
+        (`links.recover`).
 Rule 2: What is unknown is left alone: it may be a newer program's.
 """
 
@@ -12,13 +13,17 @@ from orlop.drivers.api import Inspector, LayerTree
 from orlop.drivers.inspection import LayerFaults
 from orlop.drivers.overlay import content, layout, links
 from orlop.errors import StorageError
+from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from orlop.drivers.overlay.layout import Layout
     from orlop.model.findings import Finding
+
+
+_NEW_ROOT = 0o555
 
 
 class OverlayInspector(Inspector):
@@ -132,6 +137,59 @@ class OverlayInspector(Inspector):
         below = [f"{place}/{name}" for place in places if place for name in ("diff", *content.older(place))]
         return LayerTree([*own, *below], whole=False, alone=False, overridden=self._overridden)
 
+    def copies(self, id: str) -> list[LayerTree]:
+        homes = [home for home in self._layout.homes if home not in self._layout.own]
+        trees = [f"{home}/{id}/diff" for home in homes if not os.path.lexists(f"{home}/{id}/{content.BLOBS}")]
+        return [LayerTree([tree], whole=False) for tree in trees if not _is_no_directory(tree)]
+
+    # --- making it good -----------------------------------------------------------------------------------
+
+    def mend(self, id: str, below: str | None, above: Sequence[str]) -> None:
+        directory = self._layout.find(id)
+        if directory is None or os.path.dirname(directory) not in self._layout.own:
+            return
+        beneath = self._layout.find(below) if below else None
+        if not os.path.lexists(f"{directory}/diff"):
+            like = f"{beneath}/diff" if beneath else ""
+            owner, mode = content.owner_and_mode(like, self._overridden) if like else ((0, 0), _NEW_ROOT)
+            content.make(f"{directory}/diff", mode & 0o755, owner, None)
+        self._mend_link(directory, [place for other in above if (place := self._layout.find(other))])
+        if beneath is None and below is None:
+            if os.path.lexists(f"{directory}/lower"):
+                os.unlink(f"{directory}/lower")
+        elif beneath is not None and (name := links.read(beneath)) is not None:
+            text = ":".join(filter(None, (f"l/{name}", self._lower_of(beneath))))
+            if self._lower_of(directory) != text:
+                files.write_atomic(f"{directory}/lower", os.fsencode(text), mode=0o644, durable=True)
+        for place in ("work", "merged") if below else ("work", "merged", "empty"):
+            _make_place(f"{directory}/{place}")
+        self._links.clear()
+        self._lowers.clear()
+
+    def _mend_link(self, directory: str, above: list[str]) -> None:
+        """Let `link` and the short name say the same: what the layers above know it by, or whichever is left."""
+        home, id = os.path.split(directory)
+        known = self._links_of(home)
+        said = [(self._lower_of(other) or "").partition(":")[0][2:] for other in above]
+        own = links.read(directory)
+        names = [*said, *[name for name, owner in known.items() if owner == id], own]
+        free = [
+            name for name in names if name and (known.get(name) == id or not self._is_taken(home, name, id))
+        ]
+        name = free[0] if free else links.make(home, id)
+        if known.get(name) != id and free:
+            files.make_dirs(f"{home}/l", 0o755)
+            new = f"{home}/l/{files.TEMPORARY}{name}"
+            os.symlink(f"../{id}/diff", new)
+            os.rename(new, f"{home}/l/{name}")
+        if own != name:
+            files.write_atomic(f"{directory}/link", os.fsencode(name), mode=0o644, durable=True)
+
+    def _is_taken(self, home: str, name: str, id: str) -> bool:
+        """Whether another layer says that this is its name."""
+        other = self._links_of(home).get(name)
+        return other is not None and other != id and links.read(f"{home}/{other}") == name
+
     # --- what is remembered -------------------------------------------------------------------------------
 
     def _links_of(self, home: str) -> dict[str, str | None]:
@@ -164,6 +222,17 @@ class OverlayInspector(Inspector):
             if id is not None:
                 return f"{home}/{id}" if os.path.lexists(f"{home}/{id}") else None
         return None
+
+
+def _make_place(path: str) -> None:
+    """An empty directory for the kernel, unless it is there."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        return
+    if os.path.lexists(path):
+        os.unlink(path)
+    above = os.lstat(os.path.dirname(path))
+    os.mkdir(path, 0o700)
+    content.settle(path, 0o700, (above.st_uid, above.st_gid))
 
 
 def _is_no_directory(path: str) -> bool:
