@@ -66,6 +66,7 @@ class Place:
             timeout=120,
             check=False,
             env=words | environ,
+            cwd=self.base,  # an empty `imagestore=` is made below where 1.43 was started
         )
 
     def status(self, program: str, *flags: str, **environ: str) -> dict[str, str]:
