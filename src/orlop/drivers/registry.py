@@ -100,10 +100,12 @@ def open_driver(
     unlisted = tuple(known for known in _DRIVERS if known not in order)
     # lexists: a link to a disk that is not mounted now is data all the same.
     prior = [known for known in _DRIVERS if os.path.lexists(os.path.join(graph_root, known))]
-    # `overlay2` is in no default list. The peers would take overlay beside it, whose home is empty. Whoever
-    # configured a list left it out on purpose.
+    # `overlay2` is in no default list, and vfs is passed over by the peers, who then take overlay beside them: an
+    # empty store, and a root that nobody opens without a name again. Who configured a list left them out on purpose.
     for candidate in order if priority else order + unlisted:
-        if candidate not in prior or (candidate == "vfs" and not priority):
+        if candidate not in prior or (
+            candidate == "vfs" and not priority and not _has_vfs_layers(graph_root)
+        ):
             continue
         driver = opened(candidate)
         if len(prior) > 1:
@@ -119,6 +121,14 @@ def open_driver(
         peer="no supported storage backend found",
         root=graph_root,
     )
+
+
+def _has_vfs_layers(graph_root: str) -> bool:
+    """True if vfs was really used here: any program that was once told to use it makes the empty home."""
+    try:
+        return bool(os.listdir(os.path.join(graph_root, "vfs", "dir")))
+    except OSError:
+        return False
 
 
 def _class_of(name: str, graph_root: str) -> type[Driver]:
