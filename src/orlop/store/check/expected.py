@@ -65,7 +65,7 @@ class Node:
     xattrs     None for none
     checksum   of a file's content, as a tar-split record has it; None if it is empty or unknown
     layer      number of the layer that said the last word about it
-    origin     number of the layer that brought its content, 0 if nobody has looked at the file yet
+    origin     number of the layer that brought its content, negative if nobody has looked at the file yet
     """
 
     __slots__ = ("checksum", "facts", "kind", "layer", "mtime_ns", "origin", "size", "text", "xattrs")
@@ -218,7 +218,7 @@ class Tree:
             mtime = file_times(entry.atime_ns, entry.mtime_ns)[1] if known else None
             node = Node(kind, number, facts, size=entry.real_size, mtime_ns=mtime, checksum=checksum)
             node.xattrs = attributes
-            node.origin = number if read else 0
+            node.origin = number if read else -number
         elif kind == SYMLINK:
             mtime = symlink_times(entry.atime_ns, entry.mtime_ns)[1]
             node = Node(kind, number, facts, mtime_ns=mtime, text=entry.linkname, xattrs=attributes)

@@ -7,37 +7,28 @@ from __future__ import annotations
 
 import os
 
-from orlop.drivers.api import SupportsFiles, SupportsInspection
-from orlop.errors import BadTarSplit, InvalidDigest, StorageError, UnsafePath
-from orlop.formats.tarsplit import clean_name, quoted
+from orlop.errors import BadTarSplit, StorageError, UnsafePath
+from orlop.formats.tarsplit import quoted
 from orlop.model.digest import Digest
 from orlop.model.findings import ODDITY
-from orlop.store import layering
 from orlop.store.check import wording
-from orlop.store.check.archives import CUT_PADDING, Reading
-from orlop.store.check.compare import CHANGED, Comparison
+from orlop.store.check.archives import CUT_PADDING
+from orlop.store.check.contents import DIFFERENCES_MAX, Examiner, mappings_of, valid
 from orlop.store.check.findings import about, open_regular
 from orlop.store.check.records import exposed
-from orlop.store.check.trees import Trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orlop.drivers.api import LayerFiles, LayerTree
-    from orlop.formats.tarheader import Entry
     from orlop.model.findings import Finding
-    from orlop.model.idmap import IDMappings
     from orlop.model.record import Document
     from orlop.records.asfound import TableAsFound
-    from orlop.store.check.archives import Problem
-    from orlop.store.check.compare import Difference, Leniency
-    from orlop.store.check.expected import Tree
+    from orlop.store.check.compare import Leniency
+    from orlop.store.check.contents import Examination
     from orlop.store.check.findings import Subject
     from orlop.store.check.look import Look
-
-DIFFERENCES_MAX = 1000
-"""Of one layer. When its directory is gone there is nothing to learn from the next fifty thousand."""
+    from orlop.stream.measure import Readable
 
 _GZIP = b"\x1f\x8b\x08"
 
@@ -59,15 +50,13 @@ class LayerCheck:
         count: Callable[[int, int], object],
     ) -> None:
         self._look = look
-        self._leniency = leniency
         self._places = places
         self._digests = digests
         self._contents = contents
         self._count = count
-        driver = look.driver
-        self._inspector = driver.inspector() if isinstance(driver, SupportsInspection) else None
+        self._examiner = Examiner(look, leniency, digests=digests, contents=contents)
+        self._inspector = self._examiner.inspector
         self._changing = {document.get("layer") for document in look.containers.by_id.values()}
-        self._trees = Trees(look, self._inspector)
         self._owner = os.stat(look.engine.options.graph_root).st_uid
 
     def of_layer(self, table: TableAsFound, document: Document) -> Iterator[Finding]:
@@ -108,7 +97,7 @@ class LayerCheck:
         self, subject: Subject, table: TableAsFound, document: Document, parent: str | None, faulty: bool
     ) -> Iterator[Finding]:
         path = table.table.tar_split_path(subject.id)  # type: ignore[attr-defined]
-        digest = _valid(document.get("diff-digest"))
+        digest = valid(document.get("diff-digest"))
         try:
             record = os.fdopen(open_regular(path), "rb")
         except FileNotFoundError:
@@ -128,68 +117,45 @@ class LayerCheck:
                     peer = "gzip: invalid header" if start else "EOF"
                     yield self._bad_record(subject, path, said, (peer,))
                 return
-            yield from self._with_record(subject, document, path, record, digest, parent)
+            yield from self._with_record(subject, document, path, record)
 
     def _with_record(
-        self, subject: Subject, document: Document, path: str, record: object, digest: str, parent: str | None
+        self, subject: Subject, document: Document, path: str, record: Readable
     ) -> Iterator[Finding]:
-        place = self._place_of(subject.id, parent)
-        tree = self._trees.of(document, place) if self._contents and place is not None else None
-        owners = _Owners()
-
-        def take(entry: Entry, checksum: bytes | None, told: int) -> None:
-            owners.add(entry)
-            if tree is not None:
-                tree.add(entry, checksum, told)
-
-        reading = Reading(Digest(digest).algorithm if digest else "sha256")
-        files = self._files_of(subject.id, place) if self._digests else None
-        try:
-            reading.run(record, files, take)  # type: ignore[arg-type]
-        finally:
-            if files is not None:
-                files.close()
-        self._count(reading.entries, reading.read)
+        found = self._examiner.examine(document, record)
+        reading = found.reading
+        self._count(reading.entries, found.read)
         if reading.error is not None:
             error = reading.error
             peer = error.peer if isinstance(error, StorageError) else wording.system_text(error)
             first = isinstance(error, BadTarSplit) and error.peer in ("EOF", "gzip: invalid header")
             yield self._bad_record(subject, path, str(error), (peer,), at_once=first)
-        if reading.problems and digest and reading.digest == digest:
+        if found.record_is_wrong:
             names = ", ".join(quoted(problem.name) for problem in reading.problems[:3])
             text = f"{path} has another checksum for {len(reading.problems)} files ({names}), which are as applied"
             peer = f"file integrity checksum failed for {quoted(reading.problems[0].name)}"
             yield self._bad_record(subject, path, text, (peer,), at_once=False)
             return
-        first_directory = place.directories[0] if place is not None else ""
+        directory = found.place.directories[0] if found.place is not None else ""
         for number, problem in enumerate(reading.problems[:DIFFERENCES_MAX]):
-            yield wording.of_problem(subject, problem, first_directory, is_first=number == 0)
-        if len(reading.problems) > DIFFERENCES_MAX:
-            yield _and_more(subject, len(reading.problems) - DIFFERENCES_MAX)
-        if reading.error is None and not reading.problems and files is not None:
-            yield from _of_archive(subject, document, reading, digest, path)
+            yield wording.of_problem(subject, problem, directory, is_first=number == 0)
+        if reading.error is None and not reading.problems and found.has_files:
+            yield from _of_archive(subject, document, found, path)
         if reading.followed:
-            yield from owners.compared(subject, document)
-        if tree is not None and place is not None and tree.is_known(reading):
-            yield from self._of_tree(subject, document, tree.tree, place, reading.problems)
-
-    def _place_of(self, id: str, parent: str | None) -> LayerTree | None:
-        try:
-            return self._inspector.tree(id, parent) if self._inspector is not None else None
-        except (OSError, StorageError):
-            return None
-
-    def _files_of(self, id: str, place: LayerTree | None) -> LayerFiles | None:
-        """The layer's files by name; None if its content is not there, which is told of."""
-        from orlop.drivers.layerfiles import DirectoryFiles
-
-        try:
-            if place is not None:
-                return DirectoryFiles(place.directories)
-            driver = self._look.driver
-            return driver.files(id) if isinstance(driver, SupportsFiles) else None
-        except (OSError, StorageError):
-            return None
+            yield from _of_owners(subject, document, found)
+        if found.unreadable is not None:
+            problem_text = wording.system_text(found.unreadable)
+            yield subject.finding(
+                "content-unreadable",
+                f"its tree cannot be read: {found.unreadable}",
+                path=directory,
+                peers_own=(f"scanning contents of {subject}: {problem_text}",),
+            )
+        for difference in found.differences:
+            yield wording.of_difference(subject, difference, directory)
+        more = found.more + max(0, len(reading.problems) - DIFFERENCES_MAX)
+        if more:
+            yield subject.finding("and-more", f"and {more} more differences", remedy="as the others")
 
     def _bad_record(
         self, subject: Subject, path: str, text: str, peers: tuple[str, ...], *, at_once: bool = True
@@ -246,7 +212,10 @@ class LayerCheck:
         above = self._look.layer(parent) if parent else None
         hasher, size = new(algorithm), 0
         with self._look.driver.diff(
-            document["id"], parent, _mappings(document), _mappings(above[1]) if above else _mappings({})
+            document["id"],
+            parent,
+            mappings_of(document),
+            mappings_of(above[1]) if above else mappings_of(None),
         ) as stream:
             for block in stream:
                 hasher.update(block)
@@ -254,77 +223,25 @@ class LayerCheck:
         self._count(0, size)
         return f"{algorithm}:{hasher.hexdigest()}", size
 
-    # --- the tree -----------------------------------------------------------------------------------------
 
-    def _of_tree(
-        self, subject: Subject, document: Document, tree: Tree, place: LayerTree, problems: list[Problem]
-    ) -> Iterator[Finding]:
-        told = {b"/" + clean_name(b"/" + problem.name)[1:] for problem in problems}
-        found: list[Difference] = []
-        more = 0
-
-        def take(difference: Difference) -> None:
-            nonlocal more
-            if difference.path in told and difference.what != CHANGED:
-                return
-            if difference.path in told and not _is_metadata(difference):
-                return
-            if len(found) < DIFFERENCES_MAX:
-                found.append(difference)
-            else:
-                more += 1
-
-        comparison = Comparison(
-            tree, place, _mappings(document), self._leniency, take, contents=self._digests
-        )
-        try:
-            comparison.run()
-        except OSError as problem:
+def _of_owners(subject: Subject, document: Document, found: Examination) -> Iterator[Finding]:
+    """The owners as the record has them. Partial pulls record them otherwise, and older programs not at all."""
+    if document.get("toc-digest"):
+        return
+    for key, owners in (("uidset", found.uids), ("gidset", found.gids)):
+        recorded = document.get(key)
+        if recorded and set(recorded) != owners:
             yield subject.finding(
-                "content-unreadable",
-                f"its tree cannot be read: {problem}",
-                path=place.directories[0],
-                peers_own=(f"scanning contents of {subject}: {wording.system_text(problem)}",),
+                "owners",
+                f"{key} is {_few(recorded)}, and its archive has {_few(sorted(owners))}",
+                name=key,
+                remedy="recorded as the archive has them",
             )
-        self._count(0, comparison.read)
-        for difference in found:
-            yield wording.of_difference(subject, difference, place.directories[0])
-        if more:
-            yield _and_more(subject, more)
 
 
-class _Owners:
-    """The owners of a layer's files, as its record has them."""
-
-    def __init__(self) -> None:
-        self._uids: set[int] = set()
-        self._gids: set[int] = set()
-
-    def add(self, entry: Entry) -> None:
-        if b".wh." in entry.name and entry.name.rstrip(b"/").rpartition(b"/")[2].startswith(b".wh."):
-            return
-        self._uids.add(entry.uid)
-        self._gids.add(entry.gid)
-
-    def compared(self, subject: Subject, document: Document) -> Iterator[Finding]:
-        """Partial pulls record them otherwise, and older programs not at all."""
-        if document.get("toc-digest"):
-            return
-        for key, found in (("uidset", self._uids), ("gidset", self._gids)):
-            recorded = document.get(key)
-            if recorded and set(recorded) != found:
-                yield subject.finding(
-                    "owners",
-                    f"{key} is {_few(recorded)}, and its archive has {_few(sorted(found))}",
-                    name=key,
-                    remedy="recorded as the archive has them",
-                )
-
-
-def _of_archive(
-    subject: Subject, document: Document, reading: Reading, digest: str, path: str
-) -> Iterator[Finding]:
+def _of_archive(subject: Subject, document: Document, found: Examination, path: str) -> Iterator[Finding]:
     """Whether the archive is the one that was applied."""
+    reading, digest = found.reading, found.digest
     wanted = document.get("diff-size") or 0
     if not digest:
         return
@@ -386,29 +303,6 @@ def in_order(look: Look, table: TableAsFound) -> Iterator[Document]:
                 seen.add(document["id"])
                 yield document
                 waiting += children.get(document["id"], ())[::-1]
-
-
-def _is_metadata(difference: Difference) -> bool:
-    return not any(word in ("filetype", "size", "mtime", "content") for word, _, _ in difference.attributes)
-
-
-def _and_more(subject: Subject, count: int) -> Finding:
-    return subject.finding("and-more", f"and {count} more differences", remedy="as the others")
-
-
-def _mappings(document: Document) -> IDMappings:
-    from orlop.records.rows import Row
-
-    return layering.mappings_of(Row(document, 0)) if document else layering.mappings_of(None)
-
-
-def _valid(digest: str | None) -> str:
-    if not digest:
-        return ""
-    try:
-        return Digest.parse(digest)
-    except InvalidDigest:
-        return ""
 
 
 def _few(numbers: list[int]) -> str:
