@@ -24,7 +24,7 @@ from orlop.store.check.remains import remains
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from orlop.model.record import Document
     from orlop.records.asfound import TableAsFound
@@ -77,69 +77,49 @@ class Parts:
         return [name for name in self.__slots__ if name != "max_age" and getattr(self, name)]
 
 
-def check(engine: Engine, parts: Parts, progress: Progress | None = None) -> CheckReport:
-    """See `Store.check`."""
-    return _Check(engine, parts, progress).run()
+class Survey:
+    """Looks at what has records. `counts` grow with what is looked at; without `progress` nobody is told."""
 
-
-class _Check:
-    def __init__(self, engine: Engine, parts: Parts, progress: Progress | None) -> None:
-        self._engine = engine
-        self._parts = parts
+    def __init__(self, parts: Parts, progress: Progress | None = None) -> None:
+        self.parts = parts
+        self.counts = dict.fromkeys(("layers", "images", "containers", "items", "entries", "bytes"), 0)
         self._progress = progress
-        self._counts = dict.fromkeys(("layers", "images", "containers", "items", "entries", "bytes"), 0)
 
-    def run(self) -> CheckReport:
-        only: set[Subject] | None = None
-        tokens: tuple[bytes, ...] = ()
-        found: list[Finding] = []
-        for number in range(_LOOKS):
-            with Look(self._engine) as look:
-                if only is not None and look.tokens == tokens:
-                    break
-                tokens = look.tokens
-                if number < _LOOKS - 1:
-                    look.release()
-                of_records = list(records.findings(look, self._parts.max_age))
-                of_files = list(self._of_files(look, only))
-                found = of_records + of_files
-                only = {_subject(finding) for finding in of_files}
-                if not only:
-                    break
-        found += self._remains(found)
-        found.sort(key=_order)
-        return self._report(look, found)
+    def of_records(self, look: Look) -> list[Finding]:
+        """What the records say against each other."""
+        return list(records.findings(look, self.parts.max_age))
 
-    # --- things that have records -------------------------------------------------------------------------
-
-    def _of_files(self, look: Look, only: set[Subject] | None) -> Iterator[Finding]:
-        """Findings about files, of all records or of `only` these. Numbers are counted the first time."""
-        if only is None:
-            self._count_records(look)
+    def of_files(self, look: Look, only: Collection[Subject] | None = None) -> dict[Subject, list[Finding]]:
+        """What is wrong with the files that belong to all records, or to `only` these; of each that has something."""
+        parts = self.parts
         layers = LayerCheck(
             look,
-            _leniency(look),
-            places=self._parts.layer_mountable,
-            digests=self._parts.layer_digests,
-            contents=self._parts.layer_contents,
-            count=self._count_content if only is None else _uncounted,
+            leniency_of(look),
+            places=parts.layer_mountable,
+            digests=parts.layer_digests,
+            contents=parts.layer_contents,
+            count=self._count_content,
         )
-        count_items = self._count_items if only is None else _uncounted
-        items = {table: ItemCheck(table, count_items) for table in _tables(look)}
-        todo = [(table, document) for table, document in _work(look) if _wanted(table, document, only)]
-        for done, (table, document) in enumerate(todo):
-            if self._progress is not None and only is None:
+        items = {table: ItemCheck(table, self._count_items) for table in look.tables()}
+        todo = [work for work in _work(look) if only is None or _subject(*work) in only]
+        found: dict[Subject, list[Finding]] = {}
+        for done, (table, document) in enumerate(todo, 1):
+            of_this = list(self._of_record(table, document, layers, items[table]))
+            if of_this:
+                found[_subject(table, document)] = of_this
+            if self._progress is not None:
                 from orlop.model.events import Advanced
 
                 self._progress(Advanced("check", done, len(todo)))
-            yield from self._of_record(look, table, document, layers, items[table])
+        return found
 
     def _of_record(
-        self, look: Look, table: TableAsFound, document: Document, layers: LayerCheck, items: ItemCheck
+        self, table: TableAsFound, document: Document, layers: LayerCheck, items: ItemCheck
     ) -> Iterator[Finding]:
         noun = table.noun
+        self.counts[f"{noun}s"] += 1
         try:
-            if getattr(self._parts, f"{noun}_data"):
+            if getattr(self.parts, f"{noun}_data"):
                 yield from items.of_record(document)
             if noun == "layer":
                 yield from layers.of_layer(table, document)
@@ -150,60 +130,67 @@ class _Check:
                 "unreadable", f"it cannot be looked at: {problem}", peers=(str(problem),)
             )
 
-    # --- what belongs to nobody ---------------------------------------------------------------------------
-
-    def _remains(self, found: list[Finding]) -> list[Finding]:
-        if not self._parts.leftovers:
-            return []
-        told = {finding.path for finding in found if finding.path}
-        try:
-            return [finding for finding in remains(self._engine) if finding.path not in told]
-        except BadRecords:
-            return []  # a table is lost, which is told: beside it nothing belongs to nobody for certain
-
-    # --- figures ------------------------------------------------------------------------------------------
-
-    def _count_records(self, look: Look) -> None:
-        self._counts["layers"] = sum(len(table.by_id) for table in look.layers)
-        self._counts["images"] = sum(len(table.by_id) for table in look.images)
-        self._counts["containers"] = len(look.containers.by_id)
-
     def _count_items(self, items: int, size: int) -> None:
-        self._counts["items"] += items
-        self._counts["bytes"] += size
+        self.counts["items"] += items
+        self.counts["bytes"] += size
 
     def _count_content(self, entries: int, size: int) -> None:
-        self._counts["entries"] += entries
-        self._counts["bytes"] += size
-
-    def _report(self, look: Look, found: list[Finding]) -> CheckReport:
-        layers = {finding.id for finding in found if finding.kind == "layer" and finding.peers}
-        image_layers = []
-        for table in look.images:
-            for id, document in table.by_id.items():
-                tops = (document.get("layer"), *(document.get("mapped-layers") or ()))
-                needed = dict.fromkeys(layer for top in tops for layer in look.chain(top or ""))
-                if not layers.isdisjoint(needed):
-                    image_layers.append((id, table.read_only, tuple(needed)))
-        images = {id for id, _, _ in image_layers}
-        images |= {finding.id for finding in found if finding.kind == "image" and finding.peers}
-        boxes = [
-            (id, document.get("image") or "")
-            for id, document in look.containers.by_id.items()
-            if document.get("image") in images
-        ]
-        return CheckReport(
-            found,
-            checked=self._counts,
-            parts=self._parts.names(),
-            graph_root=self._engine.options.graph_root,
-            image_layers=image_layers if layers else (),
-            container_images=boxes,
-        )
+        self.counts["entries"] += entries
+        self.counts["bytes"] += size
 
 
-def _tables(look: Look) -> list[TableAsFound]:
-    return [*look.layers, *look.images, look.containers]
+def check(engine: Engine, parts: Parts, progress: Progress | None = None) -> CheckReport:
+    """See `Store.check`."""
+    survey = Survey(parts, progress)
+    with Look(engine) as look:
+        look.release()
+        suspects = survey.of_files(look)
+    again = Survey(parts)
+    for last in (False, True):
+        if not suspects:
+            break
+        tokens = look.tokens
+        with Look(engine) as look:
+            if look.tokens == tokens:
+                break
+            if not last:
+                look.release()
+            suspects = again.of_files(look, suspects)
+    found = [finding for of_one in suspects.values() for finding in of_one]
+    found += survey.of_records(look)
+    if parts.leftovers:
+        told = {finding.path for finding in found if finding.path}
+        try:
+            found += [finding for finding in remains(engine) if finding.path not in told]
+        except BadRecords:
+            pass  # a table is lost, which is told: beside it nothing belongs to nobody for certain
+    return _report(look, parts, sorted(found, key=_order), survey.counts)
+
+
+def _report(look: Look, parts: Parts, found: list[Finding], counts: dict[str, int]) -> CheckReport:
+    layers = {finding.id for finding in found if finding.kind == "layer" and finding.peers}
+    image_layers = []
+    for table in look.images if layers else ():
+        for id, document in table.by_id.items():
+            tops = (document.get("layer"), *(document.get("mapped-layers") or ()))
+            needed = dict.fromkeys(layer for top in tops for layer in look.chain(top or ""))
+            if not layers.isdisjoint(needed):
+                image_layers.append((id, table.read_only, tuple(needed)))
+    images = {id for id, _, _ in image_layers}
+    images |= {finding.id for finding in found if finding.kind == "image" and finding.peers}
+    boxes = [
+        (id, document.get("image") or "")
+        for id, document in look.containers.by_id.items()
+        if document.get("image") in images
+    ]
+    return CheckReport(
+        found,
+        checked=counts,
+        parts=parts.names(),
+        graph_root=look.engine.options.graph_root,
+        image_layers=image_layers,
+        container_images=boxes,
+    )
 
 
 def _work(look: Look) -> Iterator[tuple[TableAsFound, Document]]:
@@ -218,12 +205,8 @@ def _work(look: Look) -> Iterator[tuple[TableAsFound, Document]]:
             seen.update(table.by_id)
 
 
-def _wanted(table: TableAsFound, document: Document, only: set[Subject] | None) -> bool:
-    return only is None or (table.noun, document["id"], table.read_only) in only
-
-
-def _subject(finding: Finding) -> Subject:
-    return finding.kind, finding.id, finding.read_only
+def _subject(table: TableAsFound, document: Document) -> Subject:
+    return table.noun, document["id"], table.read_only
 
 
 def _order(finding: Finding) -> tuple[int, str, bool]:
@@ -232,11 +215,7 @@ def _order(finding: Finding) -> tuple[int, str, bool]:
     return _KINDS.get(finding.kind, 3), finding.id, finding.read_only
 
 
-def _uncounted(number: int, size: int) -> None:
-    return
-
-
-def _leniency(look: Look) -> Leniency:
+def leniency_of(look: Look) -> Leniency:
     """What may differ, by the options of the store (`spec/check-repair.md` 1)."""
     options = look.engine.options
     driver_options = options.driver_options

@@ -42,10 +42,12 @@ class Look:
     images: list[TableAsFound]
     containers: TableAsFound
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, held: bool = False) -> None:
+        """`held`: the caller has all tables open, and `storage.lock`, so none of their locks is taken here."""
         self.engine = engine
         self.unlocked: list[tuple[str, str]] = []
-        self.driver: Driver = engine.driver()
+        self.driver: Driver = engine.ready_driver if held else engine.driver()
+        self._takes_locks = not held
         self.driver_ids: set[str] | None = None
         self.tar_splits: set[str] = set()
         self.elsewhere: dict[str, set[str]] = {}
@@ -79,7 +81,7 @@ class Look:
 
     def _found(self, table: Table) -> TableAsFound:
         held = True
-        for lock in table.locks:
+        for lock in table.locks if self._takes_locks else ():
             try:
                 block = lock.reading(timeout=self.engine.options.lock_timeout)
                 block.__enter__()
@@ -98,12 +100,15 @@ class Look:
             # What is recorded there is unknown, so nothing at home is without a record for certain.
             return {"image": set(), "layer": set(self.driver_ids or ()), "container": set()}
 
+    def tables(self) -> list[TableAsFound]:
+        return [*self.layers, *self.images, self.containers]
+
     # --- asking -------------------------------------------------------------------------------------------
 
     @property
     def tokens(self) -> tuple[bytes, ...]:
         """What the lock files said; as long as it is the same nobody has changed a record."""
-        return tuple([table.token for table in (*self.layers, *self.images, self.containers)])
+        return tuple([table.token for table in self.tables()])
 
     def layer(self, id: str) -> tuple[TableAsFound, Document] | None:
         return _find(self.layers, id)

@@ -28,7 +28,7 @@ _RECORDS_MODE = 0o600
 
 def findings(look: Look, max_age: float) -> Iterator[Finding]:
     """Everything that can be said without looking into a file. `max_age` in seconds: see `unreferenced`."""
-    for table in (*look.layers, *look.images, look.containers):
+    for table in look.tables():
         yield from of_table(table)
     for path, why in look.unlocked:
         yield about_file("lock", "file", path, f"cannot be locked: {why}")
