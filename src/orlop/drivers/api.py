@@ -456,19 +456,27 @@ class LayerTree(Value):
     whole         they hold all that the layer shows, what lies below it included (vfs); else only what it changes
     alone         nothing else is in them; False for a copy of another layer, which shares what it did not re-own
     overridden    real owners and modes stand in an attribute (`force_mask`)
+    mark          of differences: the attribute of opaque directories; "" where whiteouts are plain files
     """
 
-    __slots__ = __match_args__ = ("directories", "whole", "alone", "overridden")
+    __slots__ = __match_args__ = ("directories", "whole", "alone", "overridden", "mark")
 
     directories: tuple[str, ...]
     whole: bool
     alone: bool
     overridden: bool
+    mark: str
 
     def __init__(
-        self, directories: Iterable[str], *, whole: bool, alone: bool = True, overridden: bool = False
+        self,
+        directories: Iterable[str],
+        *,
+        whole: bool,
+        alone: bool = True,
+        overridden: bool = False,
+        mark: str = "",
     ) -> None:
-        self._fill(tuple(directories), whole, alone, overridden)
+        self._fill(tuple(directories), whole, alone, overridden, mark)
 
 
 class Inspector(abc.ABC):

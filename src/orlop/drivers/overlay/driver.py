@@ -214,7 +214,11 @@ class Overlay(
     def inspector(self) -> Inspector:
         from orlop.drivers.overlay.inspection import OverlayInspector
 
-        return OverlayInspector(self._layout, shown_otherwise=self._options.force_mask is not None)
+        return OverlayInspector(
+            self._layout,
+            overridden=self._options.force_mask is not None,
+            mark="" if self._options.mount_program else self._mark,
+        )
 
     # --- archives in and out ----------------------------------------------------------------------------------
 

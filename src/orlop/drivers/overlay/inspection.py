@@ -27,11 +27,13 @@ _NEW_ROOT = 0o555
 
 
 class OverlayInspector(Inspector):
-    """See the module. `shown_otherwise`: a force mask is in use, so owners and modes stand in attributes."""
+    """See the module. `overridden`: a force mask is in use. `mark` is the attribute of opaque directories, "" where
+    a mount program wants whiteouts to be plain files."""
 
-    def __init__(self, layout: Layout, *, shown_otherwise: bool) -> None:
+    def __init__(self, layout: Layout, *, overridden: bool, mark: str) -> None:
         self._layout = layout
-        self._overridden = shown_otherwise
+        self._overridden = overridden
+        self._mark = mark
         # Home to short name to id, or None where that leads elsewhere.
         self._links: dict[str, dict[str, str | None]] = {}
         self._lowers: dict[str, str | None] = {}
@@ -133,9 +135,11 @@ class OverlayInspector(Inspector):
         text = self._lower_of(directory)
         places = [self._resolved(name[2:]) for name in text.split(":")] if text else []
         if len(own) == 1 and (not places or None in places or places[0] == self._layout.find(parent or "")):
-            return LayerTree(own, whole=False, overridden=self._overridden)
+            return LayerTree(own, whole=False, overridden=self._overridden, mark=self._mark)
         below = [f"{place}/{name}" for place in places if place for name in ("diff", *content.older(place))]
-        return LayerTree([*own, *below], whole=False, alone=False, overridden=self._overridden)
+        return LayerTree(
+            [*own, *below], whole=False, alone=False, overridden=self._overridden, mark=self._mark
+        )
 
     def copies(self, id: str) -> list[LayerTree]:
         homes = [home for home in self._layout.homes if home not in self._layout.own]
