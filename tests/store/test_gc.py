@@ -329,11 +329,72 @@ def test_what_is_left_of_a_killed_put_goes(store: orlop.Store, disk: Disk) -> No
         putting.stdin.flush()
         _until(lambda: disk.in_driver("put"))
         putting.send_signal(signal.SIGKILL)
-    outcome = store.gc()
-    assert outcome.failed == ()
+    plan = store.plan_gc()
+    assert ("layer", "put", UNFINISHED) in [(step.kind, step.id, step.reason) for step in plan.steps]
+    assert disk.in_driver("put")  # who only looks leaves it
+    outcome = store.apply(plan)
+    assert (outcome.done, outcome.failed) == (plan.steps, ())
     assert [layer.id for layer in store.layers] == ["before"]
     assert not disk.in_driver("put")
     assert [name for name in os.listdir(disk.path("layers")) if name.startswith((".tmp", "put"))] == []
+
+
+UNFINISHED = "it was never finished, or its deletion was not"
+
+
+def _flag(store: orlop.Store, disk: Disk, id: str) -> None:
+    """As it is when a program dies that has decided to delete a layer."""
+    records = json.loads(disk.path("layers", "layers.json").read_bytes())
+    flagged = [r | {"flags": {"incomplete": True}} if r["id"] == id else r for r in records]
+    _rewrite(store, "layer", json.dumps(flagged).encode())
+
+
+def test_a_deletion_that_was_decided_is_planned_with_all_that_goes(store: orlop.Store, disk: Disk) -> None:
+    store.layers.put(tar("a"), id="base", data={"Cache": b"c" * 9000})
+    store.images.create(id="image", layer="base", data={"manifest": b"{}"})
+    store.containers.create(id="box", layer="box-layer")
+    store.layers.create(id="bare")
+    _flag(store, disk, "base")
+    _flag(store, disk, "box-layer")
+    _flag(store, disk, "bare")
+    plan = store.plan_gc()
+    assert [(step.kind, step.id) for step in plan.steps] == [
+        ("container", "box"),
+        ("image", "image"),
+        ("layer", "base"),
+        ("layer", "box-layer"),
+        ("layer", "bare"),
+    ]
+    assert {step.reason for step in plan.steps} == {UNFINISHED}
+    assert plan.steps[2].size_bytes > 9000
+    assert disk.record("images", "image") is not None
+    outcome = store.gc()
+    assert {step.target for step in outcome.done} == {step.target for step in plan.steps}
+    assert outcome.failed == ()
+    assert len(store.layers) == len(store.images) == len(store.containers) == 0
+
+
+def test_an_unfinished_layer_that_resists_is_told(
+    store: orlop.Store, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.layers.create(id="stuck")
+    store.layers.create(id="free")
+    _flag(store, disk, "stuck")
+    _flag(store, disk, "free")
+    remove = type(store.driver()).remove
+
+    def refusing(self: Any, id: str, set_aside: Any) -> None:
+        if id == "stuck":
+            raise OSError(16, "Device or resource busy", id)
+        remove(self, id, set_aside)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store.driver()), "remove", refusing)
+        outcome = store.gc()
+        assert [step.id for step in outcome.done] == ["free"]
+        assert [(step.id, "busy" in text) for step, text in outcome.failed] == [("stuck", True)]
+    assert [step.id for step in store.gc().done] == ["stuck"]
+    assert len(store.layers) == 0
 
 
 def _until(true: Any) -> None:

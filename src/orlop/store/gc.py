@@ -12,7 +12,7 @@ from orlop.errors import StorageError
 from orlop.model.plan import Assumption, Outcome, Plan, Step
 from orlop.store.plan import told
 from orlop.store.rubbish import Search
-from orlop.store.tables import READ, WRITE, emptied
+from orlop.store.tables import LOOK, WRITE, emptied
 from orlop.store.weighing import freed, weighed
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ def plan(engine: Engine) -> Plan:
     """
     with engine.graph_lock.writing(timeout=engine.options.lock_timeout):
         engine.driver_held()
-        with engine.open(layers=READ, images=READ, containers=READ, graph_held=True) as tables:
+        with engine.open(layers=LOOK, images=LOOK, containers=LOOK, graph_held=True) as tables:
             search = Search(engine, tables)
     return Plan(
         "gc",
@@ -62,7 +62,7 @@ def carry_out(engine: Engine, plan: Plan, progress: Progress | None = None) -> O
 
 def _carry_out(engine: Engine, plan: Plan, progress: Progress | None, *, exactly: bool) -> Outcome:
     # Loading the tables for writing clears away some of it, so it is asked before what is there at all.
-    steps = [step for step in plan.steps if os.path.lexists(step.path)]
+    steps = [step for step in plan.steps if not step.path or os.path.lexists(step.path)]
     done: list[Step] = []
     failed: list[tuple[Step, str]] = []
     taken = False

@@ -18,26 +18,23 @@ import stat
 import time
 
 from orlop.drivers.api import DependsOnLayers, SupportsLeftovers
-from orlop.errors import Conflict, NotSupported, PlanOutdated, StorageError
+from orlop.errors import NotSupported, PlanOutdated, StorageError
 from orlop.model.ids import looks_generated
 from orlop.model.plan import Kept, Step
 from orlop.records import trash
-from orlop.store import othermode
+from orlop.records.layers import is_incomplete
+from orlop.store import containers, disposal, images, othermode
 from orlop.system import files, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from orlop.drivers.api import Driver, Leftover
     from orlop.records.blocks import View
-    from orlop.records.layers import LayerTable
     from orlop.records.table import Table
-    from orlop.records.trash import Trash
+    from orlop.store.disposal import Take
     from orlop.store.engine import Engine
     from orlop.store.tables import Tables
-
-    Take = Callable[[Trash], object]
 
 _TAR_SPLIT = ".tar-split.gz"
 
@@ -77,6 +74,7 @@ class Search:
         self._stuck: set[str] = set()  # layers without a record that stay
         self._lost: str | None = None
         self._rubbish_of_processes()
+        self._unfinished()
         self._directories("container", [engine.containers.directory])
         places = [view.table.directory for view in self._images if not view.table.read_only]
         self._directories("image", list(dict.fromkeys([*places, engine.place("images")])))
@@ -91,7 +89,7 @@ class Search:
         finds = {find.step.target: find for find in self.finds}
         for step in steps:
             find = finds.get(step.target)
-            if find is not None or not os.path.lexists(step.path):
+            if find is not None or not os.path.lexists(step.path):  # an empty path is none
                 yield step, find
 
     def require(self, steps: Iterable[Step]) -> None:
@@ -127,7 +125,7 @@ class Search:
             return
         age = max(time.time() - status.st_mtime, 0.0)
         step = Step("remove", kind, id, path, age_seconds=age, reason=reason)
-        self.finds.append(Find(step, paths or [path], take or _setting_aside(path)))
+        self.finds.append(Find(step, paths or [path], take or disposal.setting_aside(path)))
 
     def _mounted(self, path: str) -> str:
         directory, name = os.path.split(path)
@@ -146,7 +144,7 @@ class Search:
                     "directory" if os.path.isdir(path) else "file",
                     path,
                     "the process that set it aside is gone",
-                    take=_recovering(self._engine.layers, path),
+                    take=disposal.recovering(self._engine.layers, path),
                 )
         for table in self._own:
             beside = [
@@ -157,7 +155,42 @@ class Search:
                 if item.startswith(files.TEMPORARY)
             ]
             for path in (*table.temporaries(), *beside):
-                self._add("file", path, "its writer is gone, and never finished it", take=_removing(path))
+                self._add(
+                    "file", path, "its writer is gone, and never finished it", take=disposal.removing(path)
+                )
+
+    def _unfinished(self) -> None:
+        """Layers that are flagged, and what is built on them; whoever loads the tables to write deletes them."""
+        engine, tables = self._engine, self._tables
+        flagged = {row.id: row for row in tables.layers.rows if is_incomplete(row)}
+        if not flagged:
+            return
+        reason = "it was never finished, or its deletion was not"
+        for box in tables.containers.rows:
+            if box.document.get("layer") in flagged:
+                run, own = containers.directories_of(engine, box.id)
+                self._decided(
+                    "container", box.id, [own, run], reason, disposal.dropping_container(engine, tables, box)
+                )
+        for image in {row.id: row for view in tables.own_images() for row in view.rows}.values():
+            if image.document.get("layer") in flagged:
+                paths = images.directories_of(engine, image.id)
+                self._decided(
+                    "image", image.id, paths, reason, disposal.dropping_image(engine, tables, image.id)
+                )
+        for id, row in flagged.items():
+            paths = [
+                *(self._driver.places(id)[::-1] if self._is_there(id) else ()),
+                *engine.layers.beside(id),
+            ]
+            self._decided("layer", id, paths, reason, disposal.dropping_layer(engine, tables, row))
+
+    def _decided(self, kind: str, id: str, paths: list[str], reason: str, take: Take) -> None:
+        """Something with a record, which may be all that there is of it."""
+        there = [path for path in paths if os.path.lexists(path)]
+        age = max(time.time() - os.lstat(there[0]).st_mtime, 0.0) if there else None
+        step = Step("remove", kind, id, there[0] if there else "", age_seconds=age, reason=reason)
+        self.finds.append(Find(step, there, take))
 
     # --- directories of records ---------------------------------------------------------------------------
 
@@ -173,7 +206,7 @@ class Search:
                     self.keeps.append(Kept("directory", id, path, doubt))
                     continue
                 # The run root is another file system than the trash, as a rule; there is little in it.
-                take = _removing(path) if directory == run else None
+                take = disposal.removing(path) if directory == run else None
                 self._add("directory", path, f"no {noun} has this id", id=id, take=take)
 
     def _has_record(self, noun: str, id: str) -> bool:
@@ -217,7 +250,7 @@ class Search:
                     "no layer has this id",
                     id=id,
                     paths=places,
-                    take=_discarding(self._driver, id),
+                    take=disposal.discarding(self._driver, id),
                 )
 
     def _lost_records(self) -> str:
@@ -303,7 +336,7 @@ class Search:
             if leftover.keep:
                 self.keeps.append(Kept(leftover.kind, "", leftover.path, leftover.reason))
             else:
-                take = _dropping(driver, leftover)
+                take = disposal.dropping(driver, leftover)
                 self._add(leftover.kind, leftover.path, leftover.reason, take=take)
 
 
@@ -337,31 +370,3 @@ def _abandoned(root: str) -> list[str]:
         return trash.abandoned(root)
     except OSError:
         return []  # the next load says so, too
-
-
-# --- how each kind is taken away ----------------------------------------------------------------------------
-
-
-def _setting_aside(path: str) -> Take:
-    return lambda rubbish: rubbish.set_aside(path)
-
-
-def _removing(path: str) -> Take:
-    return lambda _: files.remove_tree(path)
-
-
-def _discarding(driver: Driver, layer_id: str) -> Take:
-    return lambda rubbish: driver.remove(layer_id, rubbish.set_aside)
-
-
-def _dropping(driver: SupportsLeftovers, leftover: Leftover) -> Take:
-    return lambda rubbish: driver.drop(leftover, rubbish.set_aside)
-
-
-def _recovering(table: LayerTable, path: str) -> Take:
-    def take(_: Trash) -> None:
-        problems = table.recover_trash()
-        if os.path.lexists(path):
-            raise problems[0] if problems else Conflict(f"{path} is in use again", path=path)
-
-    return take
