@@ -135,8 +135,11 @@ class Duplicates:
 
     def _pair(self, candidates: array[int]) -> None:
         """Of equal files, those on the blocks of which most lie already stay; the others are to lie there, too."""
+        from array import array
+
         order = sorted(filter(self._key.__getitem__, candidates), key=self._key.__getitem__)
-        source_of = {}
+        none = len(self.files)
+        source_of = array("I", [none]) * none
         for group in self._groups(order):
             together: dict[int, int] = {}
             for number in group:
@@ -150,9 +153,10 @@ class Duplicates:
                     self.together_bytes += self.files.size[number]
                 elif number != source:
                     source_of[number] = source
-        for number in sorted(source_of):
-            self.targets.append(number)
-            self.sources.append(source_of[number])
+        for number, source in enumerate(source_of):
+            if source != none:
+                self.targets.append(number)
+                self.sources.append(source)
 
     def _groups(self, order: Iterable[int]) -> Iterator[list[int]]:
         """Two files and more that have the same key, ascending."""
