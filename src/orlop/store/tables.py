@@ -90,10 +90,10 @@ class Tables:
             None if self._graph_held or table is not self.engine._tables.get("layers") else self.engine.driver
         )
         block: Reading | Writing | Looking
-        if mode == WRITE:
-            block = table.writing()
+        if mode == LOOK:
+            block = table.looking()
         else:
-            block = table.looking() if mode == LOOK else table.reading(prepare)
+            block = table.writing() if mode == WRITE else table.reading(prepare)
         opened = block.__enter__()
         self._open.append(block)
         return opened

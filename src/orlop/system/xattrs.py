@@ -112,3 +112,12 @@ def _write(target: int | bytes, follow: bool, xattrs: Mapping[bytes, bytes]) -> 
         except OSError as error:
             if error.errno != errno.ENOTSUP:
                 raise
+
+
+def remove_beneath(dir_fd: int, name: bytes, attribute: bytes) -> None:
+    """Take an attribute off the entry `name` of an open directory; absence is fine. A symlink is not followed."""
+    try:
+        os.removexattr(b"/proc/self/fd/%d/%b" % (dir_fd, name), attribute, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise

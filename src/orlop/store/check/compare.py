@@ -174,7 +174,7 @@ class Comparison:
         self, node: Directory, at: Descent, entries: list[tuple[bytes, int, int]]
     ) -> list[Attribute]:
         """What differs of the current directory itself."""
-        actual = xattrs.read(at.fd, self._is_considered)
+        actual = xattrs.read(at.fd, _is_read)
         marks = [actual.pop(mark, b"") for mark in _MARKS]
         found = self._attributes(node, at.status, actual)
         if not self._tree.whole:
@@ -241,9 +241,9 @@ class Comparison:
         try:
             status = os.lstat(name, dir_fd=at.fd)
             if node.kind == WHITEOUT:
-                found = [] if is_whiteout(status) else [("filetype", str(CHAR), str(_kind_of(status)))]
+                found = [] if is_whiteout(status) else [("filetype", str(CHAR), str(kind_of(status)))]
             else:
-                actual = xattrs.read_beneath(at.fd, name, self._is_considered)
+                actual = xattrs.read_beneath(at.fd, name, _is_read)
                 found = self._attributes(node, status, actual)
             if node.kind == SYMLINK and not found:
                 text = os.readlink(name, dir_fd=at.fd)
@@ -297,7 +297,7 @@ class Comparison:
     def _facts_of(self, node: Node, status: os.stat_result, mode: int) -> list[Attribute]:
         lenient = self._lenient
         found: list[Attribute] = []
-        kind = _kind_of(status)
+        kind = kind_of(status)
         if kind != node.kind:
             return [("filetype", str(node.kind), str(kind))]
         if node.facts is not None and not lenient.owners:
@@ -351,11 +351,6 @@ class Comparison:
                 found.append((f"xattr:{name}", _shown(wanted), _shown(there)))
         return found
 
-    def _is_considered(self, name: str) -> bool:
-        if name.startswith(_KERNELS_OWN):
-            return name in _MARK_NAMES
-        return name.startswith(("user.", "trusted.")) or name in ("security.capability", "security.ima")
-
     # --- contents -----------------------------------------------------------------------------------------
 
     def _is_copy(self, node: Node) -> bool:
@@ -388,7 +383,18 @@ def _changed(path: bytes, node: Node, attributes: list[Attribute]) -> Difference
     return Difference(path, CHANGED, node, attributes, is_directory=isinstance(node, Directory))
 
 
-def _kind_of(status: os.stat_result) -> int:
+def is_compared(name: str) -> bool:
+    """Whether an attribute may be one that an archive brought. The kernel and mount programs keep others."""
+    if name.startswith(_KERNELS_OWN):
+        return False
+    return name.startswith(("user.", "trusted.")) or name in ("security.capability", "security.ima")
+
+
+def _is_read(name: str) -> bool:
+    return name in _MARK_NAMES or is_compared(name)
+
+
+def kind_of(status: os.stat_result) -> int:
     return _KINDS.get(stat.S_IFMT(status.st_mode), 0)
 
 

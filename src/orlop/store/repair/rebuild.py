@@ -1,0 +1,373 @@
+"""Records made again from what is there: the driver's layers, tar-split files, data of images and containers.
+
+Names are lost with a record, and so is what callers had noted in it. Everything else can be told as a rule.
+"""
+
+from __future__ import annotations
+
+import os
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+
+from orlop.drivers.api import DependsOnLayers
+from orlop.errors import InvalidDigest, InvalidKey, StorageError
+from orlop.formats import gojson
+from orlop.formats.bigdata import file_name
+from orlop.model.digest import Digest
+from orlop.model.timestamp import Timestamp, is_timestamp
+from orlop.store.check.archives import Reading
+from orlop.store.check.findings import open_regular
+from orlop.system import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from orlop.drivers.api import Inspector
+    from orlop.formats.tarheader import Entry
+    from orlop.model.record import Document
+    from orlop.records.asfound import TableAsFound
+    from orlop.store.check.look import Look
+
+_CONFIGURATION_MAX = 64 << 20
+_CALLERS_OWN = "userdata"
+_GZIP_MEDIA, _ZSTD_MEDIA = ("gzip", 2), ("zstd", 4)
+
+
+# --- data items -------------------------------------------------------------------------------------------
+
+
+def key_of(name: str) -> str | None:
+    """The key of the data item in a file of this name; None if no key has that file."""
+    candidates = [name]
+    if name.startswith("="):
+        try:
+            candidates.insert(0, a2b_base64(name[1:].encode(), strict_mode=True).decode())
+        except (Base64Error, UnicodeDecodeError, ValueError):
+            pass
+    for key in candidates:
+        try:
+            if file_name(key) == name:
+                return key
+        except InvalidKey:
+            continue
+    return None
+
+
+def items_in(directory: str) -> dict[str, str]:
+    """Key to path of the data items that lie in a record's directory."""
+    found = {}
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return {}
+    for name in names:
+        key = None if name == _CALLERS_OWN or name.startswith(files.TEMPORARY) else key_of(name)
+        path = os.path.join(directory, name)
+        if key is not None and os.path.isfile(path) and not os.path.islink(path):
+            found[key] = path
+    return found
+
+
+def data_members(directory: str) -> dict[str, Any]:
+    """The members of an image's or container's record that tell of its items."""
+    names, sizes, digests = [], {}, {}
+    for key, path in items_in(directory).items():
+        data = files.read(path)
+        names.append(key)
+        sizes[key] = len(data)
+        digests[key] = str(Digest.of(data))
+    return {"big-data-names": names, "big-data-sizes": sizes, "big-data-digests": digests}
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+
+class Configuration:
+    """What an image's configuration and manifest say about its layers, lowest first.
+
+    `diff_ids` are the digests of their archives, `blobs` (digest, size, compression) of each as it was published,
+    or empty if the manifest does not tell.
+    """
+
+    def __init__(self, diff_ids: list[str], blobs: list[tuple[str, int, int]], created: str) -> None:
+        self.diff_ids = diff_ids
+        self.blobs = blobs if len(blobs) == len(diff_ids) else []
+        self.created = created
+
+
+def configuration_in(directory: str) -> Configuration | None:
+    """That of the image whose data lies in a directory; None if there is none that is whole."""
+    items = items_in(directory)
+    manifest = _json(items.get("manifest"))
+    named = _member(manifest, "config", "digest")
+    for key in dict.fromkeys((named, *items)):
+        if type(key) is not str or not key.startswith("sha256:") or key not in items:
+            continue
+        value = _json(items[key], digest=key)
+        diff_ids = _member(value, "rootfs", "diff_ids")
+        if type(diff_ids) is list and all(map(_is_digest, diff_ids)):
+            created = _member(value, "created")
+            return Configuration(diff_ids, _blobs(manifest), created if type(created) is str else "")
+    return None
+
+
+def _blobs(manifest: object) -> list[tuple[str, int, int]]:
+    layers = _member(manifest, "layers")
+    found = []
+    for layer in layers if type(layers) is list else ():
+        digest, size, media = (_member(layer, key) for key in ("digest", "size", "mediaType"))
+        if not _is_digest(digest) or type(size) is not int:
+            return []
+        known = [code for word, code in (_GZIP_MEDIA, _ZSTD_MEDIA) if type(media) is str and word in media]
+        found.append((str(digest), size, known[0] if known else -1))
+    return found
+
+
+def _json(path: str | None, *, digest: str = "") -> object:
+    if path is None:
+        return None
+    try:
+        data = files.read(path, limit=_CONFIGURATION_MAX)
+        if digest and Digest.of(data) != digest:
+            return None
+        return gojson.decode(data)
+    except (OSError, StorageError, ValueError):
+        return None
+
+
+def _member(value: object, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if type(value) is dict else None
+    return value
+
+
+def _is_digest(text: object) -> bool:
+    try:
+        return type(text) is str and bool(Digest.parse(text))
+    except InvalidDigest:
+        return False
+
+
+def image_document(directory: str, id: str, layers: Iterable[Document]) -> Document | None:
+    """The record of the image whose data lies in `directory`; None if nothing tells what it consists of."""
+    configuration = configuration_in(directory)
+    if configuration is None:
+        return None
+    top = chain_of(configuration.diff_ids, list(layers))
+    if top is None:
+        return None
+    created = configuration.created if is_timestamp(configuration.created) else str(_made(directory))
+    return {"id": id, "layer": top, "created": created, **data_members(directory)}
+
+
+def chain_of(diff_ids: list[str], layers: list[Document]) -> str | None:
+    """The layer on top of a chain of these archives; "" for no layers, None if there is no such chain."""
+    below = [""]
+    for digest in diff_ids:
+        below = [
+            document["id"]
+            for document in layers
+            if document.get("diff-digest") == digest and (document.get("parent") or "") in below
+        ]
+        if not below:
+            return None
+    return below[0]
+
+
+def _made(path: str) -> Timestamp:
+    return Timestamp.from_ns(os.lstat(path).st_mtime_ns)
+
+
+# --- layers -----------------------------------------------------------------------------------------------
+
+
+class LostLayers:
+    """Records of layers that the driver has and no table names."""
+
+    def __init__(self, look: Look, inspector: Inspector | None) -> None:
+        self._look = look
+        self._inspector = inspector
+        self._configurations: list[Configuration] | None = None
+
+    def documents(self, ids: Iterable[str], known: Iterable[Document]) -> list[Document]:
+        """The records of these; `known` are those that there are. Parents come before their children."""
+        found = {id: self._document(id) for id in ids}
+        told: set[str] = set()
+        for id, document in found.items():
+            parent = self._parent(id)
+            if parent is not None:
+                told.add(id)
+                if parent:
+                    document["parent"] = parent
+        untold = {id: document for id, document in found.items() if id not in told}
+        self._put_in_chains(untold, list(known))
+        for id, document in found.items():
+            found[id] = self._ordered(document | self._blob_of(document))
+        return _parents_first(found)
+
+    def _document(self, id: str) -> Document:
+        table = self._look.layers[0].table
+        document: Document = {"id": id, "created": str(_made(self._look.driver.places(id)[-1]))}
+        document |= self.archive_members(id)
+        names = list(items_in(os.path.join(table.directory, id)))
+        if names:
+            document["big-data-names"] = names
+        return document
+
+    def archive_members(self, id: str) -> dict[str, Any]:
+        """What the tar-split file and the files say; nothing, if they do not make an archive."""
+        from orlop.drivers.layerfiles import DirectoryFiles
+
+        uids: set[int] = set()
+        gids: set[int] = set()
+
+        def take(entry: Entry, checksum: bytes | None, told: int) -> None:
+            if not entry.name.rstrip(b"/").rpartition(b"/")[2].startswith(b".wh."):
+                uids.add(entry.uid)
+                gids.add(entry.gid)
+
+        reading = Reading()
+        table: Any = self._look.layers[0].table
+        try:
+            place = self._inspector.tree(id, self._parent(id) or None) if self._inspector else None
+            if place is None:
+                return {}
+            with (
+                os.fdopen(open_regular(table.tar_split_path(id)), "rb") as record,
+                DirectoryFiles(place.directories) as layer,
+            ):
+                reading.run(record, layer, take)
+        except (OSError, StorageError):
+            return {}
+        if not reading.digest or reading.problems or reading.error:
+            return {}
+        return {
+            "diff-digest": reading.digest,
+            "diff-size": reading.size,
+            "uidset": sorted(uids),
+            "gidset": sorted(gids),
+        }
+
+    def _parent(self, id: str) -> str | None:
+        """The layer right below, as the driver knows it; None if this driver does not."""
+        driver = self._look.driver
+        if not isinstance(driver, DependsOnLayers):
+            return None
+        try:
+            needed = driver.needs(id)
+        except (OSError, StorageError):
+            return ""
+        return needed[0] if needed else ""
+
+    def _put_in_chains(self, found: dict[str, Document], known: list[Document]) -> None:
+        """Give layers of which the driver does not know it the parents that images and containers tell."""
+        placed: set[str] = set()
+        for configuration in self._all_configurations():
+            below = ""
+            for digest in configuration.diff_ids:
+                there = [
+                    d for d in known if d.get("diff-digest") == digest and (d.get("parent") or "") == below
+                ]
+                lost = [
+                    d
+                    for d in found.values()
+                    if d.get("diff-digest") == digest
+                    and (d["id"] not in placed or (d.get("parent") or "") == below)
+                ]
+                if not there and not lost:
+                    break
+                document = (there or lost)[0]
+                if not there:
+                    placed.add(document["id"])
+                    if below:
+                        document["parent"] = below
+                below = document["id"]
+        for box in self._look.containers.by_id.values():
+            image = self._look.image(box.get("image") or "")
+            layer = box.get("layer") or ""
+            if layer in found and layer not in placed and image is not None and image[1].get("layer"):
+                found[layer]["parent"] = image[1]["layer"]
+
+    def _blob_of(self, document: Document) -> dict[str, Any]:
+        """Digest and size of the blob as it was published, if a manifest tells them."""
+        digest = document.get("diff-digest")
+        for configuration in self._all_configurations():
+            for blob, other in zip(configuration.blobs, configuration.diff_ids, strict=False):
+                if digest == other:
+                    compression = blob[2] if blob[2] >= 0 else 0 if blob[0] == digest else 2
+                    return {
+                        "compressed-diff-digest": blob[0],
+                        "compressed-size": blob[1],
+                        "compression": compression,
+                    }
+        return {}
+
+    def _all_configurations(self) -> list[Configuration]:
+        if self._configurations is None:
+            self._configurations = [
+                configuration
+                for directory in _image_directories(self._look.images)
+                if (configuration := configuration_in(directory)) is not None
+            ]
+        return self._configurations
+
+    def _ordered(self, document: Document) -> Document:
+        fields = self._look.layers[0].table.record.FIELDS
+        return {key: document[key] for key in fields if key in document}
+
+
+def _image_directories(tables: list[TableAsFound]) -> list[str]:
+    found = []
+    for table in tables:
+        try:
+            names = sorted(os.listdir(table.directory))
+        except OSError:
+            continue
+        found += [path for name in names if os.path.isdir(path := os.path.join(table.directory, name))]
+    return found
+
+
+def _parents_first(documents: dict[str, Document]) -> list[Document]:
+    ordered: dict[str, Document] = {}
+    for id in documents:
+        way: list[str] = []
+        at = id
+        while at in documents and at not in ordered and at not in way:
+            way.append(at)
+            at = documents[at].get("parent") or ""
+        for each in reversed(way):
+            ordered[each] = documents[each]
+    return list(ordered.values())
+
+
+# --- containers -------------------------------------------------------------------------------------------
+
+
+def container_document(
+    directory: str, id: str, free: set[str], parents: dict[str, str], images: Iterable[Document]
+) -> Document | None:
+    """The record of a container whose data lies in `directory`; None if nothing tells its layer.
+
+    Engines write the path of its files into a configuration of their own. Without one it is the layer that is left,
+    if only one is. `free` are the layers that can be a container's, `parents` their parents.
+    """
+    path = _member(_json(os.path.join(directory, _CALLERS_OWN, "config.json")), "root", "path")
+    named = [part for part in path.split("/") if part in free] if type(path) is str else []
+    layer = named[-1] if named else next(iter(free)) if len(free) == 1 else None
+    if layer is None:
+        return None
+    below = parents.get(layer)
+    made_of = [
+        image["id"]
+        for image in images
+        if below and below in (image.get("layer"), *(image.get("mapped-layers") or ()))
+    ]
+    return {
+        "id": id,
+        "image": made_of[0] if made_of else "",
+        "layer": layer,
+        "created": str(_made(directory)),
+        **data_members(directory),
+    }
