@@ -13,6 +13,7 @@ import peers
 _HELP = re.compile(r"Usage: PROGRAM .*?\n\nOptions:\n(\n(  -.*\n)+)?", re.DOTALL)
 _TABLE = re.compile(r"\n(  -.*\n)+")
 _ID = re.compile(r"(?<![0-9a-f:])[0-9a-f]{64}(?![0-9a-f])")
+_GLOBAL = re.compile(r"^(--storage-opt \S+ )+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)")
 
 
@@ -27,7 +28,10 @@ class Twin:
         """`bare`: only the words of the row, without the flags that name the store."""
         call = row.call.replace("{work}", str(work)).replace("BASE", str(self.program.base))
         words = [self._layer_of(word) for word in shlex.split(call)]
-        argv = [self.program.path, *words] if bare else self.program.argv(*words)
+        if call.startswith("!"):
+            argv = ["sh", "-c", call[1:]]
+        else:
+            argv = [self.program.path, *words] if bare else self.program.argv(*words)
         done = subprocess.run(argv, input=row.data, capture_output=True, timeout=60, check=False)
         answer = Answer(done.returncode, self._normal(done.stdout), self._normal(done.stderr))
         return self._sorted(row, without_help(answer))
@@ -48,16 +52,17 @@ class Twin:
 
     def _sorted(self, row: Row, answer: Answer) -> Answer:
         """Changes, and what several arguments gave, are in no particular order there."""
-        if row.call.startswith(("delete", "exists")):
+        call = _GLOBAL.sub("", row.call)
+        if call.startswith(("delete", "exists")):
             return Answer(
                 answer.status,
                 "".join(sorted(answer.out.splitlines(True))),
                 "".join(sorted(answer.err.splitlines(True))),
             )
-        if row.call.startswith("changes -j") and answer.out.startswith("["):
+        if call.startswith("changes -j") and answer.out.startswith("["):
             changes = sorted(json.loads(answer.out), key=lambda change: change["Path"])
             return Answer(answer.status, json.dumps(changes), answer.err)
-        if row.call.startswith("changes"):
+        if call.startswith("changes"):
             return Answer(answer.status, "".join(sorted(answer.out.splitlines(True))), answer.err)
         return answer
 

@@ -139,12 +139,23 @@ def test_failures_of_cleaning_up_follow_on_lines_of_their_own() -> None:
 def test_errors_of_the_system_name_operation_path_and_reason() -> None:
     error = OSError(errno.ENOENT, "No such file or directory", "/x")
     assert text.system_text(error, "open") == "open /x: no such file or directory"
-    assert text.describe(error) == "/x: no such file or directory"
     assert text.describe(OSError(errno.EIO, os.strerror(errno.EIO))) == "input/output error"
-    assert (
-        text.describe(OSError(errno.EINVAL, "More than the kernel knows", "/x"))
-        == "/x: more than the kernel knows"
-    )
+    assert text.describe(OSError(errno.EACCES, "Permission denied", b"/x")) == "/x: permission denied"
+
+
+def test_for_what_is_not_there_the_operation_is_that_of_the_peers() -> None:
+    """Python does not say what was tried."""
+    missing = os.strerror(errno.ENOENT)
+    assert text.describe(OSError(errno.ENOENT, missing, "/x")) == "stat /x: no such file or directory"
+    assert text.describe(OSError(errno.ENOENT, missing, b"a/b")) == "open a/b: no such file or directory"
+
+
+def test_what_we_know_beyond_the_kernels_words_is_told_with_them() -> None:
+    """Clients look for the kernel's words."""
+    error = OSError(errno.EINVAL, "More than the kernel knows", "/x")
+    assert text.describe(error) == "/x: more than the kernel knows: invalid argument"
+    error = OSError(errno.EINVAL, "More: Invalid argument", "/x")
+    assert text.describe(error) == "/x: more: Invalid argument"
 
 
 @pytest.mark.parametrize(

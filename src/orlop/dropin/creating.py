@@ -5,7 +5,7 @@ from __future__ import annotations
 from orlop.dropin.data import opened
 from orlop.dropin.names import given_metadata
 from orlop.dropin.streams import Refusal
-from orlop.dropin.text import quote
+from orlop.dropin.text import quote, system_text
 from orlop.errors import InvalidDigest
 from orlop.model.idmap import IDMap, IDMappings, parse
 
@@ -54,13 +54,16 @@ def import_layer(call: Call) -> int:
 
 def create_storage_layer(call: Call) -> int:
     values = call.values
-    id = call.store.create_storage_layer(
-        id=values.text("id") or None,
-        parent=_optional(call.args),
-        label=values.text("label"),
-        writable=not values.on("readonly"),
-        mappings=_mappings(values),
-    )
+    try:
+        id = call.store.create_storage_layer(
+            id=values.text("id") or None,
+            parent=_optional(call.args),
+            label=values.text("label"),
+            writable=not values.on("readonly"),
+            mappings=_mappings(values),
+        )
+    except FileNotFoundError as error:  # the parent, which is looked for by the driver alone
+        raise Refusal(system_text(error, "Stat")) from error
     if call.json:
         call.answer(id)
     else:
@@ -69,6 +72,7 @@ def create_storage_layer(call: Call) -> int:
 
 
 def create_image(call: Call) -> int:
+    """Names that came along from an additional store's image of the same ID are not told."""
     values = call.values
     metadata = given_metadata(call)
     try:
@@ -84,7 +88,8 @@ def create_image(call: Call) -> int:
         raise Refusal(
             f"validating digests for new image: validating image digest {shown}: {error.peer}"
         ) from error
-    return _told(call, image)
+    given = list(dict.fromkeys(values.list("name")))
+    return _told(call, type(image)(image.document() | {"names": given}))
 
 
 def create_container(call: Call) -> int:

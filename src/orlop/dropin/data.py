@@ -6,7 +6,8 @@ import io
 import os
 
 from orlop.dropin.streams import OUT, OutputLost, Refusal, write_all
-from orlop.dropin.text import system_text
+from orlop.dropin.text import quote, system_text
+from orlop.errors import LayerUnknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def opened(path: str) -> BinaryIO:
         return io.FileIO(0, "rb", closefd=False)
     try:
         return open(path, "rb", buffering=0)
+    except IsADirectoryError as error:  # which can be opened, but for Python
+        raise Refusal(system_text(error, "read")) from error
     except OSError as error:
         raise Refusal(system_text(error, "open")) from error
 
@@ -86,7 +89,11 @@ def set_item(call: Call) -> int:
     with opened(call.values.text("file")) as file:
         # All of it before the table is locked: whoever writes into the pipe may be using this store, too.
         data = file.read()
-    items[call.args[1]] = data
+    try:
+        items[call.args[1]] = data
+    except LayerUnknown as error:  # it was there a moment ago, or lives in an additional store
+        text = f"locating layer with ID {quote(items.id)} to write bigdata: {error.peer}"
+        raise Refusal(text) from error
     return 0
 
 

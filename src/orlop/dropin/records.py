@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orlop.dropin.streams import Refusal
-from orlop.errors import LayerNotMounted, NotFound, StorageError
+from orlop.errors import NotFound, StorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,8 +102,10 @@ def parent_owners(call: Call) -> int:
             continue
         try:
             uids, gids = owners(record.id)
-        except LayerNotMounted as error:
-            raise Refusal(f"{call.command.kind.title()}ParentOwner: {error.peer}") from error
+        except (StorageError, OSError) as error:
+            from orlop.dropin.text import describe
+
+            raise Refusal(f"{call.command.kind.title()}ParentOwner: {describe(error)}") from error
         if call.json:
             call.answer_object({"ID": record.id, "UIDs": uids or None, "GIDs": gids or None})
             continue

@@ -6,6 +6,7 @@ that the peers do not know keeps our sentence.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -43,10 +44,18 @@ def _worded(error: BaseException) -> str:
 
 
 def system_text(error: OSError, operation: str = "") -> str:
-    """`open <path>: no such file or directory`: operation, path, reason in lower case."""
+    """`open <path>: no such file or directory`: operation, path, reason in lower case.
+
+    Errors do not tell what was tried. If the caller does not either, it is what the peers try first on a file that
+    is not there: they look at the directory of a layer, and open what is in it, which has a name in there only.
+    """
     reason = error.strerror or str(error)
+    if error.errno and (kernels := os.strerror(error.errno)).lower() not in reason.lower():
+        reason = f"{reason}: {kernels.lower()}"  # clients look for it
     reason = reason[:1].lower() + reason[1:]
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if where and not operation and error.errno == errno.ENOENT:
+        operation = "stat" if where.startswith("/") else "open"
     subject = f"{operation} {where}".strip()
     return f"{subject}: {reason}" if subject else reason
 

@@ -14,7 +14,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Row:
-    """One call: words as for a shell, `{work}` for the directory with files, `@C1` for the layer of container C1."""
+    """One call: words as for a shell, `{work}` for the directory with files, `@C1` for the layer of container C1.
+
+    What begins with `!` is for a shell indeed, to change or to look at what `BASE`, the place of the store, holds.
+    """
 
     call: str
     data: bytes = b""
