@@ -1,14 +1,18 @@
 """Garbage of the programs we share stores with: what they leave when they are killed, and stores that podman made."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ordinary_user
 import pytest
+from ordinary_user import User
 
 import invariants
 import orlop
@@ -174,3 +178,37 @@ def test_a_running_container_of_podman_is_not_touched(podman: tuple[Path, str, C
     assert (mounted / "written").read_text() == "by the container"
     run("umount", "box")
     run("rm", "box")
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[User]:
+    with ordinary_user.made() as user:
+        yield user
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_ordinary_user_collects_what_others_of_his_namespace_own(user: User, driver: str) -> None:
+    """Garbage of his containers belongs to subordinate ids, and he can remove it in his namespace only."""
+    base = user.home / f"gc-{driver}"
+    flags = ("--graph", str(base / "graph"), "--run", str(base / "run"), "--storage-driver", driver)
+    owned = io.BytesIO()
+    with tarfile.open(fileobj=owned, mode="w") as archive:
+        for name, kind in (("private", tarfile.DIRTYPE), ("private/file", tarfile.REGTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.uid, info.gid = kind, 0o700, 1000, 1000
+            archive.addfile(info)
+    try:
+        for id in ("kept", "lost"):
+            user.orlop(*flags, "import-layer", "-i", id, data=owned.getvalue())
+        table = base / f"graph/{driver}-layers/layers.json"
+        records = json.loads(table.read_bytes())
+        table.write_text(json.dumps([record for record in records if record["id"] == "kept"]))
+        user.orlop(*flags, "gc")
+        home = base / "graph/vfs/dir" if driver == "vfs" else base / "graph/overlay"
+        assert (home / "kept").is_dir()
+        assert not (home / "lost").exists()
+        assert not (base / f"graph/{driver}-layers/lost.tar-split.gz").exists()
+        assert [layer["id"] for layer in json.loads(user.orlop(*flags, "layers", "--json").out)] == ["kept"]
+    finally:
+        peers.unmount_below(base)
+        shutil.rmtree(base)
