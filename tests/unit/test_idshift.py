@@ -118,7 +118,10 @@ def _overlay(lower: Path, upper: Path, work: Path, merged: Path) -> Iterator[Non
 
 
 def test_a_copy_up_of_overlay_does_not_split_hard_links(tmp_path: Path) -> None:
-    """Without an index overlay copies up the one name that changed; the other would keep the old owner."""
+    """Without an index overlay copies up the one name that changed; the other would keep the old owner.
+
+    Nor does it cost the directories of the other names their times.
+    """
     lower, upper, work, merged = (tmp_path / name for name in ("lower", "upper", "work", "merged"))
     for path in (lower / "deep" / "down", upper, work, merged):
         path.mkdir(parents=True)
@@ -127,6 +130,8 @@ def test_a_copy_up_of_overlay_does_not_split_hard_links(tmp_path: Path) -> None:
     os.link(lower / "a", lower / "c")
     os.symlink("anywhere", lower / "s1")
     os.link(lower / "s1", lower / "s2", follow_symlinks=False)
+    for path in (lower / "deep" / "down", upper):
+        os.utime(path, ns=(1_000_000_007, 2_000_000_009))
     with _overlay(lower, upper, work, merged):
         shift_tree(str(merged), IDENTITY, FAR)
         names = [merged / "a", merged / "deep" / "down" / "b", merged / "c"]
@@ -136,6 +141,8 @@ def test_a_copy_up_of_overlay_does_not_split_hard_links(tmp_path: Path) -> None:
         assert {path.stat().st_nlink for path in names} == {3}
         assert {path.lstat().st_uid for path in (merged / "s1", merged / "s2")} == {100_000}
         assert (upper / "a").samefile(upper / "deep" / "down" / "b")
+        # What a name that is made anew does to its directory; an archive of the layer would have another time.
+        assert {path.stat().st_mtime_ns for path in (merged, merged / "deep/down")} == {2_000_000_009}
     assert (lower / "a").stat().st_uid == 0
 
 

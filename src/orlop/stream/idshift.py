@@ -6,7 +6,8 @@ changes no owner but where the maps give another one: on overlay every change co
 Rule 1: The root directory itself is left to the caller, who knows whether it belongs to the layer.
 Rule 2: A changed owner costs setuid and setgid bits and the capability; both are put back.
 Rule 3: Files with several names stay one file. Overlay without an index splits them: the changed name becomes a copy
-        in the upper layer, the other names go on showing the old file. They are linked to the copy.
+        in the upper layer, the other names go on showing the old file. They are linked to the copy, and the directory
+        gets the time back that this costs it: the layer would not be what its archive says.
 """
 
 from __future__ import annotations
@@ -119,10 +120,12 @@ class _Shift:
     def _directory(self) -> list[bytes]:
         """Re-own the entries of the current directory; the names of its directories, the first one last."""
         os.fchdir(self.walk.fd)
+        before = os.fstat(self.walk.fd)
+        linked = False
         directories = []
         for name, kind, _ in self.walk.entries():
             try:
-                self._entry(name)
+                linked |= self._entry(name)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -130,10 +133,13 @@ class _Shift:
                 raise
             if kind == DIRECTORY:
                 directories.append(name)
+        if linked:
+            os.utime(self.walk.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
         directories.reverse()
         return directories
 
-    def _entry(self, name: bytes) -> None:
+    def _entry(self, name: bytes) -> bool:
+        """Re-own one entry; True if it was put into its directory anew."""
         status = os.lstat(name)
         mode = status.st_mode
         owner = (status.st_uid, status.st_gid)
@@ -141,11 +147,12 @@ class _Shift:
         if several:
             known = self.done.get((status.st_dev, status.st_ino))
             if known:
-                if self.relink or known[2] != owner:
+                again = self.relink or known[2] != owner
+                if again:
                     self._link_again(name, known[0], known[1])
                 if self.relink:
                     _give(name, mode, known[2])
-                return
+                return again
         try:
             after = self.owners.after(*owner)
         except InvalidMappings as error:
@@ -154,9 +161,9 @@ class _Shift:
             raise InvalidMappings(text, peer=error.peer, path=path) from None
         if several:
             self.done[status.st_dev, status.st_ino] = (self.path.copy(), name, after)
-        if after == owner:
-            return
-        _give(name, mode, after)
+        if after != owner:
+            _give(name, mode, after)
+        return False
 
     def _link_again(self, name: bytes, directory: list[bytes], other: bytes) -> None:
         self.first.go(directory)
