@@ -8,6 +8,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import shlex
 import subprocess
 import tarfile
@@ -16,12 +17,14 @@ from pathlib import Path
 
 import pytest
 from calls import CHAPTERS
-from calls.row import Row
+from calls.row import MENDED, NEWER, Row
 from twin import Twin
 
 import peers
 from orlop.dropin import commands
 from orlop.dropin.flags import HelpWanted, WrongFlag, parse
+
+TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -82,6 +85,14 @@ def test_both_programs_answer_alike(
         elif row.ours == their_answer:
             wrong.append(f"{row.call}\n  no difference any more: {row.why}")
     assert not wrong, f"{len(wrong)} rows\n" + "\n".join(wrong)
+
+
+def test_every_difference_is_in_the_docs() -> None:
+    rows = re.findall(r"^\| ([^|]+) \|", (TOP / "docs/compatibility.md").read_text(), re.MULTILINE)
+    reasons = {
+        row.why for chapter in CHAPTERS.values() for row in chapter if isinstance(row, Row) and row.ours
+    }
+    assert reasons == {row for row in rows if row.startswith((NEWER, MENDED))}
 
 
 def test_every_command_and_every_flag_is_called() -> None:

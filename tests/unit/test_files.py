@@ -291,7 +291,7 @@ def test_a_directory_may_be_reached_by_a_link_but_not_be_a_file(tmp_path: Path) 
     files.make_dirs(str(tmp_path / "link" / "below"))
     assert (tmp_path / "real" / "below").is_dir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(NotADirectoryError):
         files.make_dirs(str(tmp_path / "file"))
     with pytest.raises(NotADirectoryError):
         files.make_dirs(str(tmp_path / "file" / "below"))

@@ -172,9 +172,9 @@ def _answered(wanted: _Wanted, command: Command, args: list[str], streams: Strea
             return status
         store = wanted.open()
     except (StorageError, OSError, ValueError) as error:
-        from orlop.dropin.text import describe
+        from orlop.dropin.text import describe_opening
 
-        streams.out(f"error initializing: {describe(error)}\n")
+        streams.out(f"error initializing: {describe_opening(error)}\n")
         return FAILED
     with store:
         try:

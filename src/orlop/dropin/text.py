@@ -43,6 +43,13 @@ def _worded(error: BaseException) -> str:
     return error.peer if given else str(error)
 
 
+def describe_opening(error: BaseException) -> str:
+    """`describe`, for what a store could not be opened for: then directories are made, and lock files opened."""
+    if isinstance(error, OSError) and not isinstance(error, errors.StorageError):
+        return system_text(error, "open" if str(error.filename).endswith(".lock") else "mkdir")
+    return describe(error)
+
+
 def system_text(error: OSError, operation: str = "") -> str:
     """`open <path>: no such file or directory`: operation, path, reason in lower case.
 

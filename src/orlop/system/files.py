@@ -211,7 +211,7 @@ def make_dirs(path: str, mode: int = 0o700) -> None:
             missing.append(parent)
         except FileExistsError:
             if not os.path.isdir(missing[-1]):
-                raise
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), missing[-1]) from None
             there = missing.pop()
         else:
             there = missing.pop()

@@ -44,7 +44,7 @@ MOUNTS: list[Row | str] = [
     "status -j",
     differs(
         "mount base",
-        MENDED + "a name is resolved before the driver sees it",
+        MENDED + "a name is resolved first",
         0,
         "BASE/graph/vfs/dir/L1\n",
     ),

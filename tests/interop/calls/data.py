@@ -55,8 +55,8 @@ DATA: list[Row | str] = [
     "get-container-run-dir C1",
     "get-container-dir zz",
     "get-container-run-dir zz",
-    differs("get-image-dir im1", NEWER + "get-image-dir is new", 0, "BASE/graph/vfs-images/I1/userdata\n"),
-    differs("getimagerundir I1", NEWER + "get-image-run-dir is new", 0, "BASE/run/vfs-images/I1/userdata\n"),
+    differs("get-image-dir im1", NEWER + "commands and flags", 0, "BASE/graph/vfs-images/I1/userdata\n"),
+    differs("getimagerundir I1", NEWER + "commands and flags", 0, "BASE/run/vfs-images/I1/userdata\n"),
     differs(
         "get-image-run-dir zz",
         MENDED + "an unknown image has no directory",

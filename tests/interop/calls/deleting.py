@@ -61,7 +61,7 @@ DELETING: list[Row | str] = [
     "create-layer -i L2 L1",
     differs(
         "delete-layer base",
-        MENDED + "a name is resolved first, so a layer with children stays",
+        MENDED + "a name is resolved first",
         1,
         err="base: used by layer L2: layer has children\n",
     ),

@@ -32,7 +32,7 @@ BEFORE: list[Row | str] = [
     ),
     differs(
         "-h",
-        "the help once, not twice",
+        MENDED + "the help once, not twice",
         1,
         "HELP\nflag: help requested while parsing arguments (1)\n",
         "TABLE\n",
@@ -86,7 +86,7 @@ FLAGS: list[Row | str] = [
     ),
     differs(
         "layers -q",
-        NEWER + "layers has --quiet",
+        NEWER + "commands and flags",
         0,
         "flag1\nflag2\nflag3\nflag4\nflag5\nflag6\nflag7\nID1\nID2\nID3\n",
     ),

@@ -3,7 +3,7 @@
 from calls.row import MENDED, NEWER, Row, differs
 
 _NOPE = "error initializing: failed to GetDriver graph nope BASE/other: driver not supported\n"
-_LOGGED = "the error is told once; they log it, too"
+_LOGGED = MENDED + "an error is told once; they log it, too"
 
 OPENING: list[Row | str] = [
     differs("--graph BASE/other -s nope layers", _LOGGED, 1, _NOPE),
@@ -19,18 +19,9 @@ OPENING: list[Row | str] = [
     "--storage-opt '' layers",
     "--storage-opt vfs.imagestore= layers",
     "--storage-opt vfs.imagestore=BASE/empty layers",
-    differs(
-        "--graph /dev/null layers",
-        "Python does not tell what was tried",
-        1,
-        "error initializing: /dev/null: file exists\n",
-    ),
-    differs(
-        "--run /dev/null layers",
-        "Python does not tell what was tried",
-        1,
-        "error initializing: /dev/null: file exists\n",
-    ),
+    "--graph /dev/null layers",
+    "--run /dev/null layers",
+    "--graph /proc/nowhere layers",
     "--graph= layers",
     "--run= layers",
     "--graph= --run= layers",
@@ -85,13 +76,13 @@ _NEW_STATUS = "Supports shifting: true\nSupports volatile: true\n"
 OVERLAY: list[Row | str] = [
     differs(
         "--storage-opt overlay.bogus=1 layers",
-        NEWER + "another word",
+        NEWER + "another text",
         1,
         "error initializing: overlay: unknown option overlay.bogus\n",
     ),
     differs(
         "--storage-opt bogus=1 layers",
-        NEWER + "another word",
+        NEWER + "another text",
         1,
         "error initializing: overlay: unknown option bogus\n",
     ),
@@ -103,7 +94,7 @@ OVERLAY: list[Row | str] = [
     ),
     differs(
         "--storage-opt overlay.skip_mount_home=perhaps layers",
-        NEWER + "the option is read as others are",
+        NEWER + "another text",
         1,
         'error initializing: strconv.ParseBool: parsing "perhaps": invalid syntax\n',
     ),

@@ -1,11 +1,11 @@
 """What 1.43 does not have yet: the answers are those that `spec/cli.md` writes down of 1.60."""
 
-from calls.row import NEWER, Answer, Row, differs
+from calls.row import MENDED, NEWER, Answer, Row, differs
 from orlop.version import __version__
 
 
 def young(call: str, out: str = "", err: str = "", status: int = 0) -> Row:
-    return Row(call, ours=Answer(status, out, err), why=NEWER + call)
+    return Row(call, ours=Answer(status, out, err), why=NEWER + "commands and flags")
 
 
 def surplus(command: str) -> Row:
@@ -141,8 +141,20 @@ YOUNG: list[Row | str] = [
 ]
 
 COPYING: list[Row | str] = [
-    differs("copy", "theirs crashes", 1, "copy: more arguments required.\nHELP\n", "TABLE\n"),
-    differs("copy a", "theirs crashes", 1, "copy: more arguments required.\nHELP\n", "TABLE\n"),
+    differs(
+        "copy",
+        MENDED + "help for copy and create-container, where they crash",
+        1,
+        "copy: more arguments required.\nHELP\n",
+        "TABLE\n",
+    ),
+    differs(
+        "copy a",
+        MENDED + "help for copy and create-container, where they crash",
+        1,
+        "copy: more arguments required.\nHELP\n",
+        "TABLE\n",
+    ),
     "copy zz:/a {work}/text",
     "copy {work}/text zz:/a",
     "copy zz:/a yy:/b",
