@@ -243,11 +243,15 @@ class Model(Making):
         return going
 
     def _may_go(self, layer: str, needed: set[str], going: list[str]) -> bool:
+        boxes = self.containers
         children = {d["id"] for d in self.layers.documents.values() if d.get("parent") == layer}
         return (
             layer in self.layers
             and layer not in needed
-            and self.containers.find(layer) is None
+            # The peers look for a container of that id or name as well, and so the layer stays.
+            and layer not in boxes
+            and boxes.owner(layer) is None
+            and not any(box["layer"] == layer for box in boxes.documents.values())
             and children <= {*going}
         )
 
@@ -258,11 +262,12 @@ class Model(Making):
                 raise Refused("NotALayer")
             self._drop_container(box)
             return
-        for images in self.own_images():
-            image = images.find(ref)
-            if image is not None:
-                images.drop(image)
-                return
+        image = next((found for t in self.own_images() if (found := t.find(ref)) is not None), None)
+        if image is not None:
+            for images in self.own_images():
+                if image in images:
+                    images.drop(image)
+            return
         layer = self.layers.find(ref)
         if layer is None:
             raise Refused("LayerUnknown")

@@ -44,7 +44,8 @@ def nth(*kinds: str) -> st.SearchStrategy[Any]:
 
 
 def refs(*kinds: str) -> st.SearchStrategy[Any]:
-    return nth(*kinds) | nth(*kinds) | nth(*kinds) | NAME | st.sampled_from(["p", "q", "r", "r" * 63, "none"])
+    there = nth(*kinds)
+    return there | there | there | there | NAME | st.sampled_from(["p", "q", "r", "r" * 63, "none"])
 
 
 def op(verb: str, **given: st.SearchStrategy[Any]) -> st.SearchStrategy[Op]:
@@ -79,12 +80,15 @@ def makes(*, well: bool) -> st.SearchStrategy[Op]:
     )
 
 
-CHANGES = (
-    of_a_kind("name", *KINDS, "any", operation=st.sampled_from(["set", "add", "remove"]), names=NAMES)
-    | of_a_kind("set_metadata", *KINDS, "any", metadata=TEXT)
-    | of_a_kind("data.put", *KINDS, key=KEY, data=ITEM)
+RENAMES = of_a_kind("name", *KINDS, "any", operation=st.sampled_from(["set", "add", "remove"]), names=NAMES)
+CHANGES = of_a_kind("set_metadata", *KINDS, "any", metadata=TEXT) | of_a_kind(
+    "data.put", *KINDS, key=KEY, data=ITEM
+)
+MOUNTS = (
+    op("mount", ref=refs("layers", "containers"))
     | op("mount", ref=refs("layers", "containers"))
     | op("unmount", ref=refs("layers", "containers"), force=st.booleans())
+    | op("mount_count", ref=refs("layers", "containers"))
 )
 DELETES = of_a_kind("delete", *KINDS, *KINDS, "any")
 ASKS = (
@@ -92,30 +96,36 @@ ASKS = (
     | of_a_kind("has", *KINDS, "any")
     | of_a_kind("data.keys", *KINDS)
     | of_a_kind("directory", "images", "containers")
-    | op(
-        "by",
-        what=st.sampled_from(["images.by_digest", "layers.by_diff_digest", "layers.by_compressed_digest"]),
-        value=DIGEST,
-    )
-    | op("by", what=st.sampled_from(["images.by_top_layer", "containers.by_layer"]), value=refs("layers"))
     | op("diff", ref=refs("layers"))
     | op("images.dry_run", ref=refs("images"))
-    | op("mount_count", ref=refs("layers", "containers"))
 )
-# What takes its locks twice may see both states of a store; it is left out where somebody else is at work.
-AT_ONCE = makes(well=True) | CHANGES | DELETES | ASKS
+FINDS = op(
+    "by",
+    what=st.sampled_from(["images.by_digest", "layers.by_diff_digest", "layers.by_compressed_digest"]),
+    value=DIGEST,
+) | op("by", what=st.sampled_from(["images.by_top_layer", "containers.by_layer"]), value=refs("layers"))
+# Reads an item, its size, its digest, each with a look of its own: not where somebody else is at work.
+READS = of_a_kind("data.get", *KINDS, key=KEY)
+ENDS = op("wipe") | op("shutdown", force=st.booleans())
+AT_ONCE = makes(well=True) | RENAMES | CHANGES | MOUNTS | DELETES | ASKS | FINDS
 
-# What was there before the store that is tried; its ids and names are of the same few.
+# What is there before a store is tried; its ids and names are of the same few.
 BEFORE: list[Op] = [
     ("layers.put", {"id": "p", "names": ["x"], "blob": "plain", "data": {"a": b"one"}}),
     ("layers.put", {"id": "l1", "parent": "p", "names": ["base"], "blob": "gzip"}),
+    ("layers.create", {"id": "r" * 64, "parent": "p", "names": ["pq", "z"], "volatile": True}),
     (
         "images.create",
-        {"id": "p", "layer": "l1", "names": ["x", "other"], "data": {"manifest": b"two", "a": b"1"}},
+        {"id": "p", "layer": "l1", "names": ["x", "other"], "data": {"manifest": b"two", "a": b""}},
     ),
     (
         "images.create",
         {"id": "i1", "layer": "p", "names": ["y"], "metadata": "text", "digest": sha256(b"one")},
     ),
     ("images.create", {"id": "i2", "names": ["foreign"], "names_history": ["z"]}),
+    (
+        "containers.create",
+        {"id": "q", "image": "i1", "names": ["x", "y"], "layer": "l2", "data": {"a": b"two"}},
+    ),
+    ("containers.create", {"id": "c1", "image": "p", "names": ["z"], "layer": "l3", "volatile": True}),
 ]
