@@ -24,7 +24,7 @@ DRIVER ?=
 ARCHIVE ?=
 T ?=
 
-.PHONY: help demo test check lint format bench clean
+.PHONY: help demo test check lint format bench bench-disk clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z%-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do
@@ -52,6 +52,9 @@ format: $(DEV)  ## put the source into its format, mend what can be mended
 
 bench: $(RUN)  ## orlop beside containers-storage, half an hour (N=repeats, ONLY="words of rows", DRIVER=overlay)
 	@$(BIN)/python bench/run.py $(if $(N),--repeats $(N)) $(if $(ONLY),--only "$(ONLY)") $(if $(DRIVER),--driver $(DRIVER))
+
+bench-disk: $(RUN)  ## disk usage and deduplication of large stores, a few minutes and 3 GB
+	@$(BIN)/python bench/disk.py
 
 deep-%: $(DEV)  ## a long suite by name, for example deep-crash (N=amount, SEED=where it begins)
 	@files=$$(grep -ls 'mark\.deep' tests/*/*$*.py tests/*/*$*_*.py tests/$*/*.py 2>/dev/null | sort -u)

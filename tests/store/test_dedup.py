@@ -20,6 +20,7 @@ import loopfs
 import orlop
 import peers
 import tarballs
+from interface import row
 from orlop.errors import PlanOutdated
 from orlop.model.events import Advanced
 from orlop.model.plan import Assumption, Plan, Step
@@ -116,6 +117,7 @@ def two_images(place: Place, store: orlop.Store) -> tuple[Path, Path]:
 # --- what it does ---------------------------------------------------------------------------------------------
 
 
+@row("Dedup")
 @pytest.mark.parametrize("method", ["crc", "size", "sha256"])
 def test_files_with_the_same_content_lie_on_the_same_blocks(place: Place, method: str) -> None:
     with place.open() as store:

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 _GOES, _STAYS = 0, 1
 _SOURCES_MAX = 64
-"""Files that are tried as the source of one that differs from its first. With a key of the content there is one; by
-size alone there may be any number, and each is read as far as the first difference."""
+"""Files that are tried as the source of one that differs from its first.
+
+LIMIT: with a key of the content there is one; by size alone there may be any number, and each is read as far as the
+first difference. Equal files beyond that many are not found."""
 
 
 class Unable(OSError):
