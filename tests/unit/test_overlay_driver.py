@@ -567,7 +567,9 @@ def test_a_removal_that_was_cut_short_can_be_repeated(driver: Overlay, home: Pat
     assert driver.ids() == []
 
 
-@pytest.mark.parametrize("id", ["l", "staging", "tempdirs", "backingFsBlockDev", ".has-mount-program"])
+@pytest.mark.parametrize(
+    "id", ["l", "staging", "tempdirs", "backingFsBlockDev", ".has-mount-program", "lost+found"]
+)
 def test_reserved_names_are_no_layers(driver: Overlay, home: Path, id: str) -> None:
     if not (home / id).exists():
         (home / id).mkdir()

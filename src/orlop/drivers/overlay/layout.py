@@ -33,7 +33,15 @@ TEMP_ROOT = "tempdirs"
 """Where layers lie that were set aside; not there unless something is."""
 
 RESERVED = frozenset(
-    ("l", "staging", TEMP_ROOT, "backingFsBlockDev", "backingFsBlockDev.tmp", ".has-mount-program")
+    (
+        "l",
+        "staging",
+        TEMP_ROOT,
+        "backingFsBlockDev",
+        "backingFsBlockDev.tmp",
+        ".has-mount-program",
+        "lost+found",  # of a file system that was made for the home alone
+    )
 )
 """Names in a home that are no layers."""
 
