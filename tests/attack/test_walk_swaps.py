@@ -18,9 +18,11 @@ from orlop.errors import ContentChanged
 from orlop.model.changes import Change
 from orlop.stream import compare, pack
 from orlop.stream.compare import changes_size, compare_trees, usage
+from orlop.stream.filetable import Files, Opener
+from orlop.stream.occupancy import Count
 from orlop.stream.pack import pack_changes, pack_tree
 from orlop.stream.pieces import PieceStream
-from orlop.system import libc
+from orlop.system import libc, sharing
 from orlop.system.descent import Descent
 
 CANARY = b"canary" * 20_000
@@ -112,6 +114,29 @@ def test_nothing_outside_is_listed_or_counted(moving: Path, tmp_path: Path) -> N
         size, inodes = usage(str(moving))
         assert size < len(CANARY)
         assert inodes <= 10
+
+
+def test_nothing_outside_is_weighed_or_taken_for_an_equal_file(
+    moving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_NEVER", frozenset())  # open each file and ask, whatever the file system
+    for number in rounds():
+        with Count() as count:
+            if number % 2:
+                count.view(str(moving))
+            count.tree(str(moving), 0)
+            count.finish()
+            assert sum(count.alone.values()) < len(CANARY)
+        files = Files([str(moving)])
+        files.add_tree(0)
+        with Opener(files) as opener:
+            for each in range(len(files)):
+                try:
+                    fd = opener.open(each)
+                except OSError:
+                    continue
+                assert os.read(fd, 6) == b"ours"
+                os.close(fd)
 
 
 def test_the_swapping_would_catch_a_careless_walk(moving: Path) -> None:

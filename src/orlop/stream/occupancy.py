@@ -285,7 +285,9 @@ class Count:
         """Count what is listed as a regular file, in a view in which opening has no effects whatever it is by now."""
         try:
             fd = os.open(name, _FILE, dir_fd=dir_fd)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in _CANNOT_OPEN:
+                raise
             status = os.lstat(name, dir_fd=dir_fd)
             if (status.st_dev, status.st_ino) not in leave_out:
                 self._listed(name, status, space, dir_fd, holders)
@@ -364,4 +366,5 @@ def _extents(fd: int, space: Space) -> Extents:
         return []
 
 
+_CANNOT_OPEN = frozenset((errno.EACCES, errno.EPERM, errno.ENXIO))  # no permission; a socket or device by now
 _CANNOT_TELL = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS))
