@@ -28,31 +28,52 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def layer_records(graph: Path, run: Path, driver: str) -> list[dict[str, Any]]:
-    directory = graph / f"{driver}-layers"
-    return records(directory / "layers.json") + records(directory / "volatile-layers.json")
+    """Of all files that there may be; a transient store has those of containers below its run root."""
+    return _all_records(graph, run, driver, "layers")
 
 
-def hold(graph: Path | str, run: Path | str, driver: str = "vfs", *, litter: bool = True) -> None:
-    """Check I1 to I6 of the promises. `litter=False` leaves out what the next write would clean up."""
+def _all_records(graph: Path, run: Path, driver: str, kind: str) -> list[dict[str, Any]]:
+    places = (f"{driver}-{kind}/{kind}.json", f"{driver}-{kind}/volatile-{kind}.json")
+    return [record for root in (graph, run) for place in places for record in records(root / place)]
+
+
+def hold(
+    graph: Path | str,
+    run: Path | str,
+    driver: str = "vfs",
+    *,
+    litter: bool = True,
+    image_store: Path | None = None,
+    additional: Path | None = None,
+) -> None:
+    """Check I1 to I6 of the promises. `litter=False` leaves out what the next write would clean up.
+
+    `image_store` is the second root of a split store. What lies in an `additional` store is only looked up.
+    """
     graph, run = Path(graph), Path(run)
+    roots = [graph, image_store] if image_store else [graph]
+    homes = [*roots, additional] if additional else roots
     wrong: list[str] = []
     try:
         layers = layer_records(graph, run, driver)
-        images = records(graph / f"{driver}-images" / "images.json")
-        containers = records(graph / f"{driver}-containers" / "containers.json")
-        containers += records(graph / f"{driver}-containers" / "volatile-containers.json")
+        if image_store:
+            layers += records(image_store / f"{driver}-layers" / "layers.json")
+        foreign = records(additional / f"{driver}-layers" / "layers.json") if additional else []
+        images = {root: records(root / f"{driver}-images" / "images.json") for root in roots}
+        containers = _all_records(graph, run, driver, "containers")
     except ValueError as error:
         raise Broken(f"a table is not JSON: {error}") from error
     ids = [layer["id"] for layer in layers]
+    known = {*ids, *[layer["id"] for layer in foreign]}
     if len(set(ids)) != len(ids):
         wrong.append("two layer records have one id")
-    stored = set(_stored(graph, driver))
+    stored = {id for root in roots for id in _stored(root, driver)}
     wrong += [f"I1 layer {id} has a record, and no directory" for id in ids if id not in stored]
     wrong += [f"I1 directory {id} has no record" for id in sorted(stored - set(ids))]
-    parents = {layer["id"]: layer.get("parent", "") for layer in layers}
+    parents = {layer["id"]: layer.get("parent", "") for layer in (*foreign, *layers)}
     for id in ids:
         at, steps = id, 0
-        while at and steps <= len(ids):
+        while at and steps <= len(known):
             at, steps = parents.get(at, ""), steps + 1
         if at:
             wrong.append(f"I2 the parents of {id} go in a circle")
@@ -63,23 +84,20 @@ def hold(graph: Path | str, run: Path | str, driver: str = "vfs", *, litter: boo
         for layer in layers
         if layer.get("flags", {}).get("incomplete")
     ]
-    if litter:
-        for directory in (
-            graph / f"{driver}-layers",
-            graph / f"{driver}-images",
-            graph / f"{driver}-containers",
-        ):
-            wrong += [f"I4 {path}" for path in directory.rglob(".tmp-*")]
-        for root in (graph / f"{driver}-layers" / "tmp", graph / driver / "tempdirs"):
-            wrong += [f"I4 {path}" for path in (root.iterdir() if root.exists() else ())]
-        if (graph / driver / "tempdirs").exists():
-            wrong.append("I4 an empty tempdirs is left in the driver's home")
-    for kind, table in (("images", images), ("containers", containers)):
-        for record in table:
-            wrong += _data(graph / f"{driver}-{kind}" / record["id"], record)
+    for root in roots if litter else ():
+        wrong += _litter(root, driver)
+    for root, table in images.items():
+        for image in table:
+            wrong += _data(root / f"{driver}-images" / image["id"], image)
+            if image.get("layer") and image["layer"] not in known:
+                wrong.append(f"image {image['id']} has a top layer without a record")
+    for container in containers:
+        wrong += _data(graph / f"{driver}-containers" / container["id"], container)
+        if container["layer"] not in known:
+            wrong.append(f"container {container['id']} has a layer without a record")
     layer_directory = graph / f"{driver}-layers"
     for layer in layers:
-        wrong += _content(layer_directory, _trees(graph, driver, layer["id"]), layer)
+        wrong += _content(layer_directory, _trees(homes, driver, layer["id"]), layer)
         for key in layer.get("big-data-names", ()):
             if not (layer_directory / layer["id"] / _file(key)).exists():
                 wrong.append(f"I5 layer {layer['id']} has no data item {key}")
@@ -90,14 +108,20 @@ def hold(graph: Path | str, run: Path | str, driver: str = "vfs", *, litter: boo
             and name.removesuffix(".tar-split.gz") not in ids
         ):
             wrong.append(f"I1 {name} belongs to no record")
-    for image in images:
-        if image.get("layer") and image["layer"] not in ids:
-            wrong.append(f"image {image['id']} has a top layer without a record")
-    for container in containers:
-        if container["layer"] not in ids:
-            wrong.append(f"container {container['id']} has a layer without a record")
     if wrong:
         raise Broken("\n".join(wrong))
+
+
+def _litter(root: Path, driver: str) -> list[str]:
+    """I4: what dead processes leave below one root."""
+    found: list[str] = []
+    for kind in ("layers", "images", "containers"):
+        found += [f"I4 {path}" for path in (root / f"{driver}-{kind}").rglob(".tmp-*")]
+    for trash in (root / f"{driver}-layers" / "tmp", root / driver / "tempdirs"):
+        found += [f"I4 {path}" for path in (trash.iterdir() if trash.exists() else ())]
+    if (root / driver / "tempdirs").exists():
+        found.append("I4 an empty tempdirs is left in the driver's home")
+    return found
 
 
 def counted(graph: Path | str, run: Path | str, driver: str = "overlay") -> None:
@@ -158,14 +182,17 @@ def _stored(graph: Path, driver: str) -> list[str]:
     return [e.name for e in os.scandir(home) if e.is_dir(follow_symlinks=False) and e.name not in own]
 
 
-def _trees(graph: Path, driver: str, id: str) -> list[Path]:
+def _trees(homes: list[Path], driver: str, id: str) -> list[Path]:
     """Where the files of a layer are looked up: its own tree, then those below."""
     if driver == "vfs":
-        return [graph / "vfs" / "dir" / id]
-    home = graph / driver
-    lower = home / id / "lower"
+        places = [home / "vfs" / "dir" / id for home in homes]
+        return [next((place for place in places if place.exists()), places[0])]
+    drivers = [home / driver for home in homes]
+    own = next((home / id for home in drivers if (home / id).exists()), drivers[0] / id)
+    lower = own / "lower"
     links = lower.read_text().split(":") if lower.exists() else []
-    return [home / id / "diff", *(home / link for link in links)]
+    below = [next((h / link for h in drivers if (h / link).exists()), drivers[0] / link) for link in links]
+    return [own / "diff", *below]
 
 
 def _content(directory: Path, trees: list[Path], layer: dict[str, Any]) -> list[str]:
