@@ -170,16 +170,19 @@ def delete_with_layer(engine: Engine, tables: Tables, row: Row, layer: Row | Non
 
     rows = [layer] if layer is not None else []
     delete_layers(
-        engine, tables, rows, rubbish, lambda: remove_record(engine, tables.containers, row, rubbish)
+        engine, tables, rows, rubbish, lambda: remove_records(engine, tables.containers, [row], rubbish)
     )
 
 
-def remove_record(engine: Engine, editor: Editor, row: Row, rubbish: Trash) -> None:
-    """Take a container's record away, its directories before it (`spec/records.md` 19.3)."""
-    run, own = directories_of(engine, row.id)
-    rubbish.set_aside(own)
-    files.remove_tree(run)
-    editor.remove(row)
+def remove_records(engine: Engine, editor: Editor, rows: Iterable[Row], rubbish: Trash) -> None:
+    """Take records of containers away, saved once, their directories before them (`spec/records.md` 19.3)."""
+    rows = list(rows)
+    for row in rows:
+        run, own = directories_of(engine, row.id)
+        rubbish.set_aside(own)
+        files.remove_tree(run)
+    for row in rows:
+        editor.remove(row)
     editor.save()
 
 

@@ -70,11 +70,9 @@ def wipe(engine: Engine) -> None:
 
 
 def _wipe(engine: Engine, tables: Tables, rubbish: Trash) -> None:
-    for container in list(tables.containers.rows):
-        containers.remove_record(engine, tables.containers, container, rubbish)
-    for editor in tables.own_images():
-        for image in list(editor.rows):
-            images.remove_record(engine, editor, image, rubbish)
+    containers.remove_records(engine, tables.containers, tables.containers.rows, rubbish)
+    every = [(editor, row) for editor in tables.own_images() for row in editor.rows]
+    images.remove_records(engine, every, rubbish)
     delete_layers(engine, tables, _newest_first(tables), rubbish)
     driver = engine.ready_driver
     for id in driver.ids():
@@ -144,12 +142,10 @@ def _remove(engine: Engine, tables: Tables, steps: Iterable[Step], rubbish: Tras
         ids[step.kind].append(step.id)
 
     def release() -> None:
-        for id in ids["container"]:
-            row = tables.containers.rows.by_id(id)
-            if row is not None:
-                containers.remove_record(engine, tables.containers, row, rubbish)
-        for id in ids["image"]:
-            images.remove_records(engine, images.own_images(tables, id), rubbish)
+        boxes = [row for id in ids["container"] if (row := tables.containers.rows.by_id(id)) is not None]
+        containers.remove_records(engine, tables.containers, boxes, rubbish)
+        found = [pair for id in ids["image"] for pair in images.own_images(tables, id)]
+        images.remove_records(engine, found, rubbish)
 
     rows = [row for id in ids["layer"] if (row := tables.layers.rows.by_id(id)) is not None]
     delete_layers(engine, tables, rows, rubbish, release)

@@ -47,7 +47,7 @@ def dropping_image(engine: Engine, tables: Tables, id: str) -> Take:
 
 
 def dropping_container(engine: Engine, tables: Tables, row: Row) -> Take:
-    return lambda rubbish: containers.remove_record(engine, tables.containers, row, rubbish)
+    return lambda rubbish: containers.remove_records(engine, tables.containers, [row], rubbish)
 
 
 def recovering(table: LayerTable, path: str) -> Take:

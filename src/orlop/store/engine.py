@@ -120,11 +120,17 @@ class Engine:
 
         with self.open(images=WRITE, containers=WRITE, additional=False) as tables:
             rubbish = self.layers.new_trash()
-            for editor in tables.own_images():
-                for image in [row for row in editor.rows if row.document.get("layer") in layer_ids]:
-                    images.remove_record(self, editor, image, rubbish)
-            for box in [row for row in tables.containers.rows if row.document.get("layer") in layer_ids]:
-                containers.remove_record(self, tables.containers, box, rubbish)
+            of_images = [
+                (editor, row)
+                for editor in tables.own_images()
+                for row in editor.rows
+                if row.document.get("layer") in layer_ids
+            ]
+            if of_images:
+                images.remove_records(self, of_images, rubbish)
+            boxes = [row for row in tables.containers.rows if row.document.get("layer") in layer_ids]
+            if boxes:
+                containers.remove_records(self, tables.containers, boxes, rubbish)
         rubbish.empty()
 
     def _stored_ids(self) -> list[str]:

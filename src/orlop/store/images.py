@@ -229,26 +229,22 @@ def directories_of(engine: Engine, id: str) -> list[str]:
     return [os.path.join(place, id) for place in dict.fromkeys(places)]
 
 
-def remove_records(engine: Engine, images: list[tuple[Editor, Row]], rubbish: Trash) -> None:
-    """Take all records of one image away and set its data aside; its layers stay."""
+def remove_records(engine: Engine, images: Iterable[tuple[Editor, Row]], rubbish: Trash) -> None:
+    """Take records of images away, each table saved once, and set their data aside; their layers stay."""
+    images = list(images)
     for editor, row in images:
-        remove_record(engine, editor, row, rubbish)
-
-
-def remove_record(engine: Engine, editor: Editor, row: Row, rubbish: Trash) -> None:
-    """Take one record of an image away and set its data aside; its layers stay."""
-    editor.remove(row)
-    editor.save()
-    rubbish.set_aside(os.path.join(editor.table.directory, row.id))
-    others = [
-        table
-        for table in (engine.images, *engine.additional_images(foreign=False))
-        if table is not editor.table
-    ]
-    if any(table.find_by_id(row.id) is not None for table in others):
-        return  # the caller's own directories, and that table's data, still have an owner
-    files.remove_tree(os.path.join(engine.place("images", run=True), row.id))
-    rubbish.set_aside(os.path.join(engine.place("images"), row.id))  # a split store keeps `userdata` there
+        editor.remove(row)
+    for editor in dict.fromkeys(editor for editor, _ in images):
+        editor.save()
+    tables = (engine.images, *engine.additional_images(foreign=False))
+    for editor, row in images:
+        rubbish.set_aside(os.path.join(editor.table.directory, row.id))
+        if any(table.find_by_id(row.id) is not None for table in tables):
+            continue  # the caller's own directories, and another table's data, still have an owner
+        files.remove_tree(os.path.join(engine.place("images", run=True), row.id))
+        rubbish.set_aside(
+            os.path.join(engine.place("images"), row.id)
+        )  # a split store keeps `userdata` there
 
 
 def _moment(created: object) -> str:
