@@ -246,3 +246,38 @@ def test_a_report_is_json(store: orlop.Store, what: str) -> None:
         "reclaimable_bytes",
     }
     assert document["containers"][0]["id"] == box.id
+
+
+def test_beside_a_lost_table_everything_is_unaccounted_for(store: orlop.Store) -> None:
+    """A report is wanted most of all then."""
+    layer = put(store, "base", MEGABYTE)
+    records = Path(store.graph_root) / f"{store.driver_name}-layers/layers.json"
+    good = records.read_bytes()
+    records.write_bytes(b"")
+    try:
+        report = usage_of(store)
+    finally:
+        records.write_bytes(good)
+    assert report.layers == ()
+    assert close(report.unaccounted_bytes, MEGABYTE)
+    reasons = {found.reason for found in report.unaccounted if layer in found.path}
+    assert reasons == {"the table of layers is lost, which may have named it"}
+
+
+def test_both_roots_of_a_split_store_are_counted(open_store: tarballs.Open, place: Path) -> None:
+    driver = open_store().driver_name
+    with orlop.open_store(
+        place / "g", place / "r", driver, image_store=place / "i", durability="none"
+    ) as store:
+        image = store.images.create(layer=put(store, "base", 2 * MEGABYTE)).id
+        box = store.containers.create(image=image).id
+        orphan = place / "i" / driver / ("dir" if driver == "vfs" else "") / ("0" * 64)
+        orphan.mkdir()
+        os.sync()
+        report = store.usage()
+        homes = [place / root / driver for root in ("g", "i")]
+        assert report.total_bytes == du(place / "g", place / "i", *homes)
+        assert close(row(report.images, image).occupied_bytes, 2 * MEGABYTE)
+        assert row(report.images, image).containers == (box,)
+        assert [found.path for found in report.unaccounted] == [str(orphan)]
+        store.shutdown()

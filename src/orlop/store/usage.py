@@ -16,18 +16,20 @@ import os
 import time
 
 from orlop.drivers.api import SupportsLeftovers
+from orlop.errors import BadRecords
 from orlop.model.report import PathUsage, UsageReport
 from orlop.records import trash
 from orlop.store.needs import Needs, Shares
-from orlop.store.tables import READ
+from orlop.store.tables import LOOK
 from orlop.stream.occupancy import Count
 from orlop.system import files
 from orlop.system.descent import GONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
+    from orlop.records.table import Table
     from orlop.store.engine import Engine
     from orlop.store.needs import Object
 
@@ -57,10 +59,11 @@ def measure(engine: Engine, progress: Progress = None) -> UsageReport:
     count.finish(elsewhere=_ELSEWHERE)
     _report(progress, len(places), len(places), last=True)
     engine.driver()
-    with engine.open(layers=READ, images=READ, containers=READ, additional=False) as tables:
+    with engine.open(layers=LOOK, images=LOOK, containers=LOOK, additional=False) as tables:
         needs = Needs(engine, tables)
+        lost = {t.noun for t in (engine.layers, engine.images, engine.containers) if _is_lost(t)}
         for place in places:
-            place.settle(needs)
+            place.settle(needs, lost)
         doubts = {p.id: tables.doubted(p.id) for p in places if p.kind == _UNACCOUNTED and p.id}
     return _summed(engine, places, count, needs, doubts)
 
@@ -96,11 +99,21 @@ class Place:
     def object(self) -> Object:
         return (self.kind, self.id) if self.kind in _KINDS else (self.kind, self.path)
 
-    def settle(self, needs: Needs) -> None:
+    def settle(self, needs: Needs, lost: Container[str]) -> None:
         """The records are known: what they do not name is unaccounted for."""
         if self.kind in _KINDS and (self.kind, self.id) not in needs.names:
             self.reason = f"no record names this {self.kind}"
+            if self.kind in lost:
+                self.reason = f"the table of {self.kind}s is lost, which may have named it"
             self.kind = _UNACCOUNTED
+
+
+def _is_lost(table: Table) -> bool:
+    try:
+        table.require_trust()
+    except BadRecords:
+        return True
+    return False
 
 
 class _Survey:
@@ -114,7 +127,7 @@ class _Survey:
     def places(self) -> Iterator[Place]:
         engine, driver = self._engine, self._driver
         with engine.graph_lock.writing(timeout=engine.options.lock_timeout):
-            with engine.open(layers=READ, graph_held=True, additional=False) as tables:
+            with engine.open(layers=LOOK, graph_held=True, additional=False) as tables:
                 ids = [row.id for row in tables.layers.rows]
                 layers = [place for id in ids for place in self._layer(id)]
                 if isinstance(driver, SupportsLeftovers):
@@ -147,15 +160,22 @@ class _Survey:
     def _beside_layers(self, known: set[str]) -> Iterator[Place]:
         """What lies where layers lie, and has no record. Where that is, the directories of layers tell."""
         driver = self._driver
-        home, *others = self._homes()
+        homes = self._homes()
         found = [*known, *[path for id in driver.ids() for path in driver.places(id)[-1:]]]
-        names = {os.path.relpath(os.path.dirname(path), home) for path in found}
-        for each in (home, *others):
-            for directory in [os.path.normpath(os.path.join(each, name)) for name in sorted(names)]:
-                for path in _listed(directory):
-                    name = os.path.basename(path)
-                    if path not in known and path not in self._leftovers and name not in driver.reserved_ids:
-                        yield from _place(path, "layer", name)
+        parents = {os.path.dirname(path) for path in found}
+        inside = {
+            os.path.relpath(parent, home)
+            for parent in parents
+            for home in homes
+            if f"{parent}/".startswith(f"{home}/")
+        }
+        for directory in sorted(
+            {os.path.normpath(os.path.join(home, name)) for home in homes for name in inside}
+        ):
+            for path in _listed(directory):
+                name = os.path.basename(path)
+                if path not in known and path not in self._leftovers and name not in driver.reserved_ids:
+                    yield from _place(path, "layer", name)
 
     def _homes(self) -> list[str]:
         """The driver's home, and the one that it has in the image store."""
@@ -166,8 +186,9 @@ class _Survey:
         """What lies beside the tables: the data of objects, and what should not be there."""
         engine = self._engine
         tables = (engine.layers, engine.images, engine.containers)
-        own = {file.path for table in tables for file in table.files}
-        own |= {lock.path for table in tables for lock in table.locks} | {engine.layers.trash_root}
+        every = (*tables, *engine.additional_images(foreign=False))
+        own = {file.path for table in every for file in table.files}
+        own |= {lock.path for table in every for lock in table.locks} | {engine.layers.trash_root}
         for table in tables:
             for path in _listed(engine.place(f"{table.noun}s", root=root)):
                 name = os.path.basename(path)
