@@ -239,6 +239,22 @@ def test_families_of_copies_are_joined_and_what_all_of_one_give_up_becomes_free(
     assert abs(place.free() - before - 8 * MEGABYTE) < MEGABYTE // 2
 
 
+def test_a_plan_to_delete_knows_what_is_shared(place: Place) -> None:
+    with place.open() as store:
+        names = [f"of/{image(store, ('large', LARGE), (f'own{number}', OTHER))}" for number in range(2)]
+        for _ in range(2):
+            image(store, ("another", os.urandom(MEGABYTE)))
+        os.sync()
+        store.dedup()
+        before = place.free()
+        one, both = store.plan_delete(names[0]), store.plan_delete(*names)
+        # `large` and the two of the same content that are called `own` lie on 8 MiB together.
+        assert one.freed_bytes < MEGABYTE
+        assert 0 <= both.freed_bytes - 8 * MEGABYTE < MEGABYTE
+        store.apply(both)
+        assert abs(place.free() - before - both.freed_bytes) < MEGABYTE // 2
+
+
 def test_many_files_of_one_size_are_told_apart(place: Place) -> None:
     contents = [bytes((number,)) * 8192 for number in range(20)]
     with place.open() as store:
