@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 
 from orlop.system import libc
 from orlop.system.descent import open_unnoticed
@@ -84,7 +85,7 @@ def _space(fd: int, device: int) -> Space:
         if magic == BTRFS:
             return Space(fcntl.ioctl(fd, _FS_INFO, bytes(1024))[16:32], magic, True)
         if magic == XFS:
-            flags = int.from_bytes(fcntl.ioctl(fd, _GEOMETRY, bytes(112))[92:96], "little")
+            flags = int.from_bytes(fcntl.ioctl(fd, _GEOMETRY, bytes(112))[92:96], sys.byteorder)
             return Space(device, magic, bool(flags & _REFLINK))
     except OSError:
         pass  # an older kernel, or one that does not tell us: then by asking each file
