@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from orlop.model.plan import Outcome
     from orlop.store.engine import Engine
 
-_MADE_BY = {"delete": "deleting", "wipe": "deleting", "gc": "gc", "dedup": "dedup"}
+_MADE_BY = {
+    "delete": "deleting",
+    "wipe": "deleting",
+    "gc": "gc",
+    "dedup": "dedup",
+    "repair": "repair.planning",
+}
 """Which file of this room makes the plans of a verb, and has `carry_out(engine, plan, progress)` for them."""
 
 

@@ -92,8 +92,10 @@ class Tables:
         block: Reading | Writing | Looking
         if mode == LOOK:
             block = table.looking()
+        elif mode == WRITE:
+            block = table.writing()
         else:
-            block = table.writing() if mode == WRITE else table.reading(prepare)
+            block = table.reading(prepare)
         opened = block.__enter__()
         self._open.append(block)
         return opened

@@ -169,6 +169,29 @@ class Upkeep:
 
         return gc.plan(self._engine)
 
+    def plan_repair(
+        self, report: CheckReport, *, containers: bool = False, unreferenced: bool = False
+    ) -> Plan:
+        """What would put right what a check has found, with the least loss; nothing is changed.
+
+        What can be had from elsewhere is copied, what can be made again is made again, what only lost owner, mode,
+        time or attributes gets them back. What is left is removed, with what is worth nothing without it; `keeps`
+        says what stays though it is damaged. Additional stores are never touched.
+
+        Args:
+            report: of `check`; what it tells that is no longer so is passed over.
+            containers: containers may be changed, and removed where nothing else helps.
+            unreferenced: layers that no image and no container needs are removed, if the report tells of them.
+
+        Raises:
+            LockTimeout.
+        """
+        from orlop.store.repair import planning
+        from orlop.store.repair.treatment import Choice
+
+        choice = Choice(containers=containers, unreferenced=unreferenced)
+        return planning.plan(self._engine, report, choice)
+
     def apply(self, plan: Plan, progress: Callable[[object], object] | None = None) -> Outcome:
         """Do what a plan says, and nothing else. `progress` gets `events.StepDone` and `events.StepFailed`.
 

@@ -186,6 +186,9 @@ class OverlayInspector(Inspector):
             new = f"{home}/l/{files.TEMPORARY}{name}"
             os.symlink(f"../{id}/diff", new)
             os.rename(new, f"{home}/l/{name}")
+        for other, owner in known.items():
+            if owner == id and other != name and other not in said:
+                os.unlink(f"{home}/l/{other}")  # nobody knows it by that
         if own != name:
             files.write_atomic(f"{directory}/link", os.fsencode(name), mode=0o644, durable=True)
 

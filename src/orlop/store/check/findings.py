@@ -7,10 +7,12 @@ import stat
 
 from orlop.drivers.inspection import changed
 from orlop.errors import UnsafePath
-from orlop.model.findings import DAMAGE, Finding
+from orlop.model.findings import DAMAGE, ODDITY, Finding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from orlop.model.findings import Grade
     from orlop.model.timestamp import Timestamp
     from orlop.records.asfound import TableAsFound
@@ -67,6 +69,15 @@ class Subject:
 
 def about(table: TableAsFound, id: str) -> Subject:
     return Subject(table.noun, id, read_only=table.read_only)
+
+
+def exposed_file(subject: Subject, path: str, status: os.stat_result, owner: int) -> Iterator[Finding]:
+    """A file that belongs to a record, and that others may read or write, or that is another user's."""
+    from orlop.store.check.records import exposed
+
+    if not subject.read_only:
+        for code, text, remedy in exposed(status, owner):
+            yield subject.finding(code, f"{path} {text}", grade=ODDITY, path=path, remedy=remedy)
 
 
 def about_file(

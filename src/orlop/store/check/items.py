@@ -8,8 +8,7 @@ from orlop.errors import InvalidDigest, InvalidKey, StorageError, UnsafePath
 from orlop.model.digest import Digest
 from orlop.model.findings import ODDITY, Finding
 from orlop.records.bigdata import Items
-from orlop.store.check.findings import about, about_file, open_regular
-from orlop.store.check.records import exposed
+from orlop.store.check.findings import about, exposed_file, open_regular
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -50,7 +49,7 @@ class ItemCheck:
                 continue
             names.add(os.path.basename(path))
             yield from self._of_item(subject, document, key, path)
-        yield from self._unknown(id, names)
+        yield from self._unknown(subject, names)
 
     def _of_item(self, subject: Subject, document: Document, key: str, path: str) -> Iterator[Finding]:
         noun = self._table.noun
@@ -108,14 +107,13 @@ class ItemCheck:
                     name=key,
                     remedy=_remedy(noun, key),
                 )
-            if not self._table.read_only:
-                yield from exposed(path, status, self._owner)
+            yield from exposed_file(subject, path, status, self._owner)
         finally:
             os.close(fd)
 
-    def _unknown(self, id: str, names: set[str]) -> Iterator[Finding]:
+    def _unknown(self, subject: Subject, names: set[str]) -> Iterator[Finding]:
         """Files beside the items that no key is for. Nobody knows whose they are, so they stay."""
-        directory = os.path.join(self._table.directory, id)
+        directory = os.path.join(self._table.directory, subject.id)
         try:
             found = os.listdir(directory)
         except OSError:
@@ -126,13 +124,8 @@ class ItemCheck:
             if name == _CALLERS_OWN and self._table.noun != "layer":
                 continue
             path = os.path.join(directory, name)
-            yield about_file(
-                "data-unknown",
-                "file",
-                path,
-                f"is none of the data items of {self._table.noun} {id}",
-                grade=ODDITY,
-                read_only=self._table.read_only,
+            yield subject.finding(
+                "data-unknown", f"{path} is none of its data items", grade=ODDITY, path=path
             )
 
 

@@ -14,8 +14,7 @@ from orlop.model.findings import ODDITY
 from orlop.store.check import wording
 from orlop.store.check.archives import CUT_PADDING
 from orlop.store.check.contents import DIFFERENCES_MAX, Examiner, mappings_of, valid
-from orlop.store.check.findings import about, open_regular
-from orlop.store.check.records import exposed
+from orlop.store.check.findings import about, exposed_file, open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,8 +107,7 @@ class LayerCheck:
             yield self._bad_record(subject, path, f"cannot be read: {problem}", (str(problem),))
             return
         with record:
-            if not subject.read_only:
-                yield from exposed(path, os.fstat(record.fileno()), self._owner)
+            yield from exposed_file(subject, path, os.fstat(record.fileno()), self._owner)
             if not self._digests and not self._contents:
                 start = record.read(len(_GZIP))
                 if start != _GZIP:

@@ -42,12 +42,16 @@ class Look:
     images: list[TableAsFound]
     containers: TableAsFound
 
-    def __init__(self, engine: Engine, *, held: bool = False) -> None:
-        """`held`: the caller has all tables open, and `storage.lock`, so none of their locks is taken here."""
+    def __init__(self, engine: Engine, *, held: bool = False, exclusive: bool = False) -> None:
+        """`held`: the caller has all tables open, and `storage.lock`, so none of their locks is taken here.
+
+        `exclusive`: the tables that are ours are held exclusively, for who is to write their files anew.
+        """
         self.engine = engine
         self.unlocked: list[tuple[str, str]] = []
         self.driver: Driver = engine.ready_driver if held else engine.driver()
         self._takes_locks = not held
+        self._exclusive = exclusive
         self.driver_ids: set[str] | None = None
         self.tar_splits: set[str] = set()
         self.elsewhere: dict[str, set[str]] = {}
@@ -83,7 +87,8 @@ class Look:
         held = True
         for lock in table.locks if self._takes_locks else ():
             try:
-                block = lock.reading(timeout=self.engine.options.lock_timeout)
+                take = lock.writing if self._exclusive and not table.read_only else lock.reading
+                block = take(timeout=self.engine.options.lock_timeout)
                 block.__enter__()
                 self._held.append(block)
             except LockTimeout:

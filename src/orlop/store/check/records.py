@@ -90,32 +90,19 @@ def of_table(table: TableAsFound) -> Iterator[Finding]:
 
 def _exposed(table: TableAsFound, file: FileAsFound) -> Iterator[Finding]:
     status = file.status
-    if status is None or table.read_only or not stat.S_ISREG(status.st_mode):
-        return
-    yield from exposed(file.path, status, os.stat(table.directory).st_uid)
+    if status is not None and not table.read_only and stat.S_ISREG(status.st_mode):
+        for code, text, remedy in exposed(status, os.stat(table.directory).st_uid):
+            yield about_file(code, "table", file.path, text, grade=ODDITY, remedy=remedy)
 
 
-def exposed(path: str, status: os.stat_result, owner: int) -> Iterator[Finding]:
-    """A file of the store's own that others may write, or that is somebody else's."""
+def exposed(status: os.stat_result, owner: int) -> Iterator[tuple[str, str, str]]:
+    """(code, text, remedy) for a file of the store's own that others may read or write, or that is another's."""
     mode = stat.S_IMODE(status.st_mode)
     if mode != _RECORDS_MODE:
-        yield about_file(
-            "mode",
-            "file",
-            path,
-            f"has mode {mode:04o}, and should have 0600",
-            grade=ODDITY,
-            remedy="set to 0600",
-        )
+        yield "mode", f"has mode {mode:04o}, and should have 0600", "set to 0600"
     if status.st_uid != owner:
-        yield about_file(
-            "owner",
-            "file",
-            path,
-            f"belongs to user {status.st_uid}, and its directory to user {owner}",
-            grade=ODDITY,
-            remedy=f"given to user {owner}",
-        )
+        text = f"belongs to user {status.st_uid}, and its directory to user {owner}"
+        yield "owner", text, f"given to user {owner}"
 
 
 def _shared_names(table: TableAsFound) -> Iterator[Finding]:

@@ -55,7 +55,7 @@ class SplitMending:
 
     def _find(self, sources: Sources) -> str:
         for table, document in sources.equal_layers(self._document):
-            path = table.table.tar_split_path(document["id"])  # type: ignore[attr-defined]
+            path: str = table.table.tar_split_path(document["id"])  # type: ignore[attr-defined]
             if path != self._path and self._gives_archive(path):
                 return path
         try:
