@@ -322,6 +322,31 @@ def test_a_plan_that_was_stored_is_applied_like_one_just_made(place: Place, way:
     assert blocks(one / "large") == blocks(two / "large too")
 
 
+def test_a_plan_that_was_applied_frees_nothing_more(place: Place) -> None:
+    with place.open() as store:
+        two_images(place, store)
+        plan = store.plan_dedup()
+        assert store.apply(plan).freed_bytes == plan.freed_bytes > 0
+        again = store.apply(plan)
+    assert (again.done, again.failed, again.freed_bytes) == ((), (), 0)
+
+
+def test_a_layer_that_is_deleted_while_files_are_read_does_not_stop_the_others(place: Place) -> None:
+    with place.open() as store, place.open() as other:
+        one, two = two_images(place, store)
+        extra = image(store, ("large", LARGE))
+        os.sync()
+
+        def progress(event: object) -> None:
+            if isinstance(event, Advanced) and event.task == "share" and event.done == 0:
+                other.images.delete(f"of/{extra}")
+
+        result = store.dedup(progress=progress)
+    assert blocks(one / "large") == blocks(two / "large too")
+    assert result.deduped_bytes == len(LARGE) + len(SMALL)
+    assert [line for line in result.skipped if "deleted meanwhile" in line] != []
+
+
 def test_a_method_that_there_is_not_is_a_mistake_of_the_caller(place: Place) -> None:
     with place.open() as store:
         for call in (store.dedup, lambda method: store.plan_dedup(method=method)):

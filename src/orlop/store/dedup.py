@@ -50,18 +50,18 @@ def dedup(engine: Engine, method: str, *, dry_run: bool, progress: Progress = No
     if dry_run:
         shared = found.together_bytes + sum(step.size_bytes for step in found.steps)
         return DedupResult(shared, found.freed_bytes, skipped)
-    outcome, shared = _carry_out(engine, found, progress)
+    outcome, shared = _carry_out(engine, found, progress, exactly=False)
     skipped += [f"{step.path}: {error}" for step, error in outcome.failed]
     return DedupResult(found.together_bytes + shared, outcome.freed_bytes, skipped)
 
 
 def carry_out(engine: Engine, plan: Plan, progress: Progress = None) -> Outcome:
-    """Share what a plan lists; for `store.apply`. A plan that was made elsewhere is worked out once more.
+    """Share what a plan lists; for `store.apply`. One made elsewhere, or applied before, is worked out once more.
 
     Raises:
         PlanOutdated: a layer is gone or was replaced; nothing was done.
     """
-    if not isinstance(plan, _WorkedOut):
+    if not isinstance(plan, _WorkedOut) or plan.work.is_spent:
         method = next((a.value for a in plan.assumptions if a.fact == "method"), "")
         again = _planned(engine, method, progress)
         assumptions.require(plan, again.assumptions)
@@ -69,7 +69,7 @@ def carry_out(engine: Engine, plan: Plan, progress: Progress = None) -> Outcome:
         steps = [step for step in again.steps if step.target in wanted]
         again_as_planned = Plan("dedup", steps, again.keeps, again.freed_bytes, plan.assumptions)
         plan = _WorkedOut.of(again_as_planned, again.work, again.layers, again.together_bytes)
-    outcome, _ = _carry_out(engine, plan, progress)
+    outcome, _ = _carry_out(engine, plan, progress, exactly=True)
     return told(outcome, progress)
 
 
@@ -87,6 +87,9 @@ class _WorkedOut(Plan):
 
     def __hash__(self) -> int:
         return super().__hash__()
+
+    def __repr__(self) -> str:
+        return repr(Plan(*self._values()))  # type: ignore[arg-type]
 
     def __reduce__(self) -> tuple[Callable[..., Plan], tuple[object, ...]]:
         return Plan, self._values()
@@ -189,7 +192,7 @@ def _require_reflinks(engine: Engine, layers: list[_Layer]) -> None:
         )
 
 
-def _carry_out(engine: Engine, plan: _WorkedOut, progress: Progress) -> tuple[Outcome, int]:
+def _carry_out(engine: Engine, plan: _WorkedOut, progress: Progress, *, exactly: bool) -> tuple[Outcome, int]:
     """The outcome, and the lengths of the files that were made to share."""
     from orlop.stream.deduplication import Unable
 
@@ -198,10 +201,11 @@ def _carry_out(engine: Engine, plan: _WorkedOut, progress: Progress) -> tuple[Ou
     failed: list[tuple[Step, str]] = []
     shared = 0
     engine.driver()
-    with engine.open(layers=READ, additional=False) as tables:
-        known = [layer for layer in plan.layers if tables.layers.rows.by_id(layer.id) is not None]
-        method = [assumed for assumed in plan.assumptions if assumed.fact == "method"]
-        assumptions.require(plan, [*method, *[layer.assumption() for layer in known]])
+    if exactly:
+        with engine.open(layers=READ, additional=False) as tables:
+            known = [layer for layer in plan.layers if tables.layers.rows.by_id(layer.id) is not None]
+            method = [assumed for assumed in plan.assumptions if assumed.fact == "method"]
+            assumptions.require(plan, [*method, *[layer.assumption() for layer in known]])
     with plan.work as work:
         for at, step in enumerate(plan.steps):
             _report(progress, "share", at, len(plan.steps))

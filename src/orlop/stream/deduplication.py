@@ -59,6 +59,8 @@ class Deduplication:
         self._others: dict[int, list[int]] = {}  # source -> files that differ from it, to be tried next
         self._done = bytearray(len(found.files))
         self._alone = 0
+        self.is_spent = False
+        """Whether the work was begun: the figures are those of one time."""
         self._span: dict[int, tuple[int, int]] = {}  # tree -> where its files stand in the list of targets
         for at, number in enumerate(found.targets):
             tree = self._files.tree_of(number)
@@ -69,6 +71,7 @@ class Deduplication:
             self._count_tangled(beside)
 
     def __enter__(self) -> Self:
+        self.is_spent = True
         self._targets, self._sources = Opener(self._files), Opener(self._files)
         return self
 
