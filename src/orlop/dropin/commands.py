@@ -62,7 +62,7 @@ _MAPS = (
 class Command:
     """One row of the table."""
 
-    __slots__ = ("flags", "handler", "kind", "least", "most", "names", "pattern", "summary")
+    __slots__ = ("flags", "handler", "kind", "least", "most", "names", "needs_store", "pattern", "summary")
 
     def __init__(
         self,
@@ -74,6 +74,8 @@ class Command:
         handler: str,
         summary: str,
         kind: str = "",
+        *,
+        needs_store: bool = True,
     ) -> None:
         """`handler` is "module:function"; `kind` tells functions that answer for several kinds which is meant."""
         self.names = tuple(names.split())
@@ -84,6 +86,7 @@ class Command:
         self.handler = handler
         self.summary = summary
         self.kind = kind
+        self.needs_store = needs_store
 
     def load(self) -> Handler:
         """The function that answers the command."""
@@ -217,6 +220,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("config", "[file]", 0, 1, (), "maintenance:config", "Show the effective configuration"),
     Command("unshare", "[command [...]]", 0, UNLIMITED, (), "namespace:unshare",
             "Run a command in a user namespace"),
+    Command("completion", "bash|zsh|fish", 1, UNLIMITED, (), "completion:complete",
+            "Print a script that completes words of this program in a shell", needs_store=False),
 )
 # fmt: on
 

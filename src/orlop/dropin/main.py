@@ -20,12 +20,13 @@ from orlop.model.options import StoreOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from orlop.dropin.commands import Command
     from orlop.store.store import Store
 
 FAILED = 1
+_NO_STORE: Any = None
 WRONG_AFTER_COMMAND = 125
 
 
@@ -166,6 +167,8 @@ class _Wanted:
 
 def _answered(wanted: _Wanted, command: Command, args: list[str], streams: Streams) -> int:
     """Enter a namespace if need be; open the store, run the command, close the store."""
+    if not command.needs_store:
+        return _run(Call(_NO_STORE, command, wanted.values, args, streams))
     try:
         status = _status_from_namespace(wanted)
         if status is not None:
@@ -177,13 +180,17 @@ def _answered(wanted: _Wanted, command: Command, args: list[str], streams: Strea
         streams.out(f"error initializing: {describe_opening(error)}\n")
         return FAILED
     with store:
-        try:
-            return command.load()(Call(store, command, wanted.values, args, streams))
-        except (StorageError, OSError, Refusal) as error:
-            from orlop.dropin.text import describe
+        return _run(Call(store, command, wanted.values, args, streams))
 
-            streams.err(f"{describe(error)}\n")
-            return FAILED
+
+def _run(call: Call) -> int:
+    try:
+        return call.command.load()(call)
+    except (StorageError, OSError, Refusal) as error:
+        from orlop.dropin.text import describe
+
+        call.complain(describe(error))
+        return FAILED
 
 
 def _status_from_namespace(wanted: _Wanted) -> int | None:

@@ -103,6 +103,10 @@ YOUNG: list[Row | str] = [
     young("--unshare layers -q", "L1\n"),
     young("layers -U=true -q", "L1\n"),
     young("layers --unshare=false -q", "L1\n"),
+    # Completion
+    young("completion csh", err="no completion for csh: wanted bash, zsh, fish\n", status=1),
+    young("completion fish layers --tre", "--tree\tShow who is whose parent\n"),
+    young("completion zsh layer L", "L1\tlayer\n"),
     # A split store
     young("--image-store BASE/split create-layer -i L2", "L2\n"),
     young("--image-store BASE/split create-layer -r -i L3", "L3\n"),
