@@ -55,7 +55,7 @@ def complete(call: Call) -> int:
     cut = 0
     if shell == "bash":
         words, cut = _words_of_bash(*words)
-    for value, help in candidates(words[:-1], words[-1], call.values):
+    for value, help in candidates(words[:-1], words[-1]):
         if value[:1] == ":":
             call.say(value)
         elif value.startswith(words[-1]):
@@ -63,10 +63,9 @@ def complete(call: Call) -> int:
     return 0
 
 
-def candidates(before: list[str], word: str, given: Values | None = None) -> Iterator[Candidate]:
-    """What can stand after the words `before`, where `word` is the beginning of it. `given` names another store than
-    the usual one, if the words do not."""
-    place = _Place(before, given or Values())
+def candidates(before: list[str], word: str) -> Iterator[Candidate]:
+    """What can stand after the words `before`, where `word` is the beginning of it."""
+    place = _Place(before)
     if place.lacking is not None:
         yield from _values(place.lacking)
     elif word[:1] == "-" and not place.flags_ended:
@@ -84,8 +83,8 @@ def candidates(before: list[str], word: str, given: Values | None = None) -> Ite
 class _Place:
     """Where the next word stands, after words that may be wrong."""
 
-    def __init__(self, before: list[str], given: Values) -> None:
-        self.values = Values(given)
+    def __init__(self, before: list[str]) -> None:
+        self.values = Values()
         self.command: Command | None = None
         self.words: list[str] = []  # that are no flags, without the command
         self.flags_ended = False

@@ -106,7 +106,7 @@ YOUNG: list[Row | str] = [
     # Completion
     young("completion csh", err="no completion for csh: wanted bash, zsh, fish\n", status=1),
     young("completion fish layers --tre", "--tree\tShow who is whose parent\n"),
-    young("completion zsh layer L", "L1\tlayer\n"),
+    young("completion zsh -g BASE/graph -R BASE/run -s vfs layer L", "L1\tlayer\n"),
     # A split store
     young("--image-store BASE/split create-layer -i L2", "L2\n"),
     young("--image-store BASE/split create-layer -r -i L3", "L3\n"),
