@@ -168,5 +168,13 @@ def test_the_table_shows_spellings_defaults_and_help_in_order() -> None:
     ]
 
 
+def test_a_default_holds_until_something_is_given_and_is_shown() -> None:
+    flags = (Flag("--method", "How", default="crc"),)
+    assert parse([], flags)[0] == {"method": "crc"}
+    assert parse(["--method", "size"], flags)[0] == {"method": "size"}
+    assert parse([], flags, {"method": "size"})[0] == {"method": "size"}
+    assert table(flags, Values()) == "  --method=crc    How\n"
+
+
 def test_only_a_whole_home_directory_is_shortened() -> None:
     assert "=/rooted " in table((Flag("--id", "An ID"),), Values({"id": "/rooted"}), home="/root")

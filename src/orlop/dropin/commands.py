@@ -48,7 +48,7 @@ _READ_FILE = Flag("--file -f", "Read from this file instead of standard input")
 _WRITE_FILE = Flag("--file -f", "Write to this file instead of standard output")
 _FORCE = Flag("--force -f", "Unmount whatever the mount count", SWITCH)
 _ONLY_IDS = Flag("--quiet -q", "Print IDs only", SWITCH)
-_HASH = Flag("--hash-method", "How equal files are found: crc (if not given), size, sha256")
+_HASH = Flag("--hash-method", "How equal files are found: crc, size, sha256", default="crc")
 _MAPS = (
     Flag("--hostuidmap", "Do not map UIDs", SWITCH),
     Flag("--hostgidmap", "Do not map GIDs", SWITCH),

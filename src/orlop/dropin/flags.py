@@ -21,15 +21,17 @@ _HELP = ("--help", "-help", "-h")
 
 
 class Flag:
-    """One flag: all its spellings, what it takes, and a line of help. Its key is the first spelling."""
+    """One flag: all its spellings, what it takes, a line of help, and the text that holds if it is not given. Its key
+    is the first spelling."""
 
-    __slots__ = ("help", "key", "kind", "spellings")
+    __slots__ = ("default", "help", "key", "kind", "spellings")
 
-    def __init__(self, spellings: str, help: str, kind: str = TEXT) -> None:
+    def __init__(self, spellings: str, help: str, kind: str = TEXT, default: str = "") -> None:
         self.spellings = tuple(spellings.split())
         self.key = self.spellings[0].lstrip("-")
         self.help = help
         self.kind = kind
+        self.default = default
 
 
 class Values(dict[str, "bool | str | list[str]"]):
@@ -76,8 +78,13 @@ def parse(
         WrongFlag: a word that is no flag, a value that is missing or no boolean.
         HelpWanted: `--help`, `-help` or `-h`, alone or as a letter of a group.
     """
-    known = {spelling: flag for flag in flags for spelling in flag.spellings}
+    known = {}
     values = Values(given or {})
+    for flag in flags:
+        if flag.default:
+            values.setdefault(flag.key, flag.default)
+        for spelling in flag.spellings:
+            known[spelling] = flag
     queue = list(reversed(words))  # the next word is at the end
     while queue:
         word = queue[-1]
@@ -167,7 +174,7 @@ def _shown(flag: Flag, values: Values, home: str) -> str:
         return f"[{' '.join(values.list(flag.key))}]"
     if flag.kind == SWITCH:
         return "true" if values.on(flag.key) else ""
-    text = values.text(flag.key)
+    text = values.text(flag.key) or flag.default
     if text == "0":
         return ""
     # A whole path component, unlike the peers, who turn /rooted into ~ed for a home of /root.

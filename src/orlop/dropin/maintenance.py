@@ -58,11 +58,11 @@ def dedup(call: Call) -> int:
     """What is shared now, by this run or by one before it."""
     from orlop.stream.fingerprints import METHODS
 
-    method = call.values.get("hash-method", "crc")
+    method = call.values.text("hash-method")
     if method not in METHODS:
         raise Refusal(f"invalid hash method: {method}")
     try:
-        size = call.store.dedup(str(method)).deduped_bytes
+        size = call.store.dedup(method).deduped_bytes
     except (StorageError, OSError) as error:
         if not call.json:
             from orlop.dropin.text import describe

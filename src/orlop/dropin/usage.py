@@ -65,4 +65,6 @@ def of_command(program: str, word: str, command: Command, values: Values, stream
 
 
 def _table(flags: Iterable[Flag], values: Values) -> str:
+    if "unshare" not in values and os.geteuid() != 0:
+        values = Values(values, unshare=True)  # what happens to him who says nothing
     return "\n" + table(flags, values, os.environ.get("HOME", "").rstrip("/"))

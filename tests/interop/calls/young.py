@@ -147,14 +147,14 @@ YOUNG: list[Row | str] = [
 COPYING: list[Row | str] = [
     differs(
         "copy",
-        MENDED + "help for copy and create-container, where they crash",
+        MENDED + "help for copy, where it crashes",
         1,
         "copy: more arguments required.\nHELP\n",
         "TABLE\n",
     ),
     differs(
         "copy a",
-        MENDED + "help for copy and create-container, where they crash",
+        MENDED + "help for copy, where it crashes",
         1,
         "copy: more arguments required.\nHELP\n",
         "TABLE\n",
