@@ -187,7 +187,7 @@ class Upkeep:
             LockTimeout.
         """
         from orlop.store.repair import planning
-        from orlop.store.repair.treatment import Choice
+        from orlop.store.repair.bench import Choice
 
         choice = Choice(containers=containers, unreferenced=unreferenced)
         return planning.plan(self._engine, report, choice)

@@ -245,12 +245,14 @@ class Comparison:
             else:
                 actual = xattrs.read_beneath(at.fd, name, _is_read)
                 found = self._attributes(node, status, actual)
-            if node.kind == SYMLINK and not found:
+            if kind_of(status) != node.kind:
+                pass
+            elif node.kind == SYMLINK:
                 text = os.readlink(name, dir_fd=at.fd)
                 if text != node.text:
-                    found = [("target", _shown(node.text), _shown(text))]
-            if self._contents and not found and self._is_copy(node):
-                found = self._content_of(at.fd, name, node)
+                    found.append(("target", _shown(node.text), _shown(text)))
+            elif self._contents and self._is_copy(node) and status.st_size == node.size:
+                found += self._content_of(at.fd, name, node)
         except OSError as error:
             if error.errno not in GONE:
                 raise

@@ -114,7 +114,9 @@ class Examiner:
         found.read = found.reading.read
         if growing is not None and growing.is_known(found.reading):
             found.tree = growing.tree
-        if found.tree is not None and place is not None and not found.record_is_wrong:
+        if found.record_is_wrong:
+            self._trees.distrust(id)
+        elif found.tree is not None and place is not None:
             self._compare(found, found.tree, place, mappings_of(document))
         return found
 

@@ -46,6 +46,11 @@ class Trees:
         self._look = look
         self._inspector = inspector
         self._last: Growing | None = None
+        self._distrusted: set[str] = set()
+
+    def distrust(self, id: str) -> None:
+        """The tar-split record of this layer is wrong, so nothing can be built on what it says."""
+        self._distrusted.add(id)
 
     def of(self, document: Document, place: LayerTree) -> Growing | None:
         """A tree to which the layer's own archive is to be added; None if what lies below cannot be told."""
@@ -62,7 +67,9 @@ class Trees:
         return growing_below
 
     def _is_whole(self, document: Document, chain: list[str]) -> bool:
-        """Whether the chain of parents ends with a layer that has none."""
+        """Whether the chain of parents ends with a layer that has none, and all of it is to be trusted."""
+        if not self._distrusted.isdisjoint(chain):
+            return False
         found = self._look.layer(chain[0]) if chain else (None, document)
         return found is not None and not found[1].get("parent")
 

@@ -1,4 +1,4 @@
-"""Data items of images put right: by a twin, by an additional store's copy, or by what they prove themselves."""
+"""What mends an image: its data items by a twin, an additional store's copy, or what they prove themselves."""
 
 from __future__ import annotations
 
@@ -7,16 +7,67 @@ import os
 from orlop.errors import InvalidDigest, InvalidKey, StorageError
 from orlop.model.digest import Digest
 from orlop.records.bigdata import Items
+from orlop.store.repair.bench import OF_DATA
 from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
+    from orlop.model.findings import Finding
     from orlop.model.record import Document
     from orlop.records.asfound import TableAsFound
     from orlop.store.check.look import Look
+    from orlop.store.repair.bench import Bench
+
+
+class ImageRepair:
+    """Adds remedies for all images of the bench."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        for table in bench.look.images:
+            for document in table.by_id.values() if not table.read_only else ():
+                if bench.about("image", document["id"]) and not self._layers(document):
+                    mending = ItemMending(bench.look, document)
+                    for finding in bench.about("image", document["id"], OF_DATA):
+                        self._item(document, finding, mending)
+
+    def _layers(self, document: Document) -> bool:
+        """Whether the image is lost with its layers."""
+        bench, id = self._bench, document["id"]
+        gone = {finding.name for finding in bench.about("image", id, ("image-layer-missing",))}
+        lost = {layer for layer in gone if ("layer", layer) not in bench.restored}
+        if not lost:
+            return False
+        if bench.evidence.needs(document.get("layer") or "", lost):
+            bench.doom.image(id, f"its layer {min(lost)} is lost")
+            return True
+        kept = [copy for copy in document.get("mapped-layers") or () if not bench.evidence.needs(copy, lost)]
+        bench.change("image", id, {"mapped-layers": kept}, "a copy of its top layer is lost")
+        return False
+
+    def _item(self, document: Document, finding: Finding, mending: ItemMending) -> None:
+        bench, id, key = self._bench, document["id"], finding.name
+        if mending.is_right(key):
+            bench.change("image", id, mending.members_of(key), f'data item "{key}" is recorded as it is')
+            return
+        source = mending.source_of(key)
+        if source is not None:
+            durable = bench.engine.options.durable
+            bench.add(
+                "rewrite",
+                "file",
+                id,
+                finding.path,
+                f"copied from {source}",
+                lambda _: copy_item(source, finding.path, durable=durable),
+            )
+        elif is_vital(key):
+            bench.doom.image(id, f'its data item "{key}" is damaged, and nowhere else')
+        else:
+            bench.drop_item("image", id, finding)
 
 
 class ItemMending:
@@ -27,23 +78,26 @@ class ItemMending:
         self._document = document
         self._table = next(t for t in look.images if not t.read_only and document["id"] in t.by_id)
 
-    def record_of(self, key: str) -> dict[str, Any] | None:
-        """The members to be recorded, if the item is right and the record is not.
-
-        The item is right if it has the digest that is recorded, or the one that its key is.
-        """
+    def is_right(self, key: str) -> bool:
+        """Whether the item has the digest that is recorded, or the one that its key is: then the record is wrong."""
         data = self._read(self._table, self._document, key)
         if data is None:
-            return None
+            return False
         digest = str(Digest.of(data))
-        digests = self._document.get("big-data-digests") or {}
-        sizes = self._document.get("big-data-sizes") or {}
-        if digests.get(key) != digest and not key.endswith(digest):
-            return None
-        return {
-            "big-data-sizes": {**sizes, key: len(data)},
-            "big-data-digests": {**digests, key: digests.get(key) if digests.get(key) == digest else digest},
-        }
+        return (self._document.get("big-data-digests") or {}).get(key) == digest or key.endswith(digest)
+
+    def members_of(self, key: str) -> Callable[[Document], dict[str, Any]]:
+        """What the record should say, given what it says otherwise."""
+        data = self._read(self._table, self._document, key) or b""
+        digest = str(Digest.of(data))
+
+        def members(document: Document) -> dict[str, Any]:
+            return {
+                "big-data-sizes": {**(document.get("big-data-sizes") or {}), key: len(data)},
+                "big-data-digests": {**(document.get("big-data-digests") or {}), key: digest},
+            }
+
+        return members
 
     def source_of(self, key: str) -> str | None:
         """The path of a file that holds what the item should."""
@@ -87,7 +141,7 @@ def copy_item(source: str, path: str, *, durable: bool) -> None:
     files.write_atomic(path, data, durable=durable)
 
 
-def is_vital(document: Document, key: str) -> bool:
+def is_vital(key: str) -> bool:
     """Whether an image is of no use without the item: its manifest, or what that refers to by digest."""
     return key.startswith(("manifest", "sha256:"))
 

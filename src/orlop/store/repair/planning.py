@@ -19,8 +19,9 @@ from orlop.model.plan import Assumption, Kept, Outcome, Plan, Step
 from orlop.store.check.checking import Parts, Survey, leniency_of
 from orlop.store.check.look import Look
 from orlop.store.plan import told
+from orlop.store.repair.bench import Bench, Choice
 from orlop.store.repair.tables import TablesMending, wanted_records
-from orlop.store.repair.treatment import Choice, Treatment
+from orlop.store.repair.treatment import treat
 from orlop.store.tables import LOOK, WRITE, emptied
 from orlop.store.weighing import freed, weighed
 
@@ -55,14 +56,13 @@ def plan(engine: Engine, report: CheckReport, choice: Choice) -> Plan:
             with Look(engine, held=True) as held:
                 everything = [*found, *_rest(report)]
                 restored = {(step.kind, step.id) for step in records.steps if step.action == "restore"}
-                with Treatment(
-                    engine, held, tables, everything, choice, leniency_of(held), restored
-                ) as treatment:
-                    steps = [weighed(r.step, r.paths) if r.paths else r.step for r in treatment.remedies]
-                    keeps = treatment.keeps
-    paths = [path for remedy in treatment.remedies for path in remedy.paths]
+                bench = Bench(engine, held, tables, everything, choice, leniency_of(held), restored)
+                with bench.sources:
+                    treat(bench)
+    steps = [weighed(r.step, r.paths) if r.paths else r.step for r in bench.remedies]
+    paths = [path for remedy in bench.remedies for path in remedy.paths]
     return Plan(
-        "repair", [*records.steps, *steps], [*records.keeps, *keeps], freed(engine, paths), assumptions
+        "repair", [*records.steps, *steps], [*records.keeps, *bench.keeps], freed(engine, paths), assumptions
     )
 
 
@@ -103,8 +103,8 @@ def _treat(
     done: list[Step],
     failed: list[tuple[Step, str]],
 ) -> None:
-    by_target = {step.target: step for step in plan.steps if step not in done}
-    if not by_target:
+    waiting = {_name(step): step for step in plan.steps if step not in done}
+    if not waiting:
         return
     with emptied(engine) as rubbish, engine.graph_lock.writing(timeout=engine.options.lock_timeout):
         engine.driver_held()
@@ -112,11 +112,11 @@ def _treat(
             with Look(engine, held=True) as look:
                 found = _findings(look, parts, subjects)
                 everything = [*found, *_listed(plan)]
-                with Treatment(
-                    engine, look, tables, everything, choice, leniency_of(look), set()
-                ) as treatment:
-                    for remedy in treatment.remedies:
-                        step = by_target.pop(remedy.step.target, None)
+                bench = Bench(engine, look, tables, everything, choice, leniency_of(look), set())
+                with bench.sources:
+                    treat(bench)
+                    for remedy in bench.remedies:
+                        step = waiting.pop(_name(remedy.step), None)
                         if step is None:
                             continue
                         try:
@@ -125,7 +125,12 @@ def _treat(
                         except (StorageError, OSError) as error:
                             failed.append((step, str(error)))
     # What is no longer called for was put right when the tables were opened, or by what came before.
-    done += by_target.values()
+    done += waiting.values()
+
+
+def _name(step: Step) -> tuple[str, ...]:
+    """What tells one step from the others: several may be about one record."""
+    return (*step.target, step.reason)
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------

@@ -9,14 +9,11 @@ import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 
-from orlop.drivers.api import DependsOnLayers
 from orlop.errors import InvalidDigest, InvalidKey, StorageError
 from orlop.formats import gojson
 from orlop.formats.bigdata import file_name
 from orlop.model.digest import Digest
 from orlop.model.timestamp import Timestamp, is_timestamp
-from orlop.store.check.archives import Reading
-from orlop.store.check.findings import open_regular
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -24,11 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from orlop.drivers.api import Inspector
-    from orlop.formats.tarheader import Entry
     from orlop.model.record import Document
-    from orlop.records.asfound import TableAsFound
-    from orlop.store.check.look import Look
 
 _CONFIGURATION_MAX = 64 << 20
 _CALLERS_OWN = "userdata"
@@ -158,7 +151,7 @@ def image_document(directory: str, id: str, layers: Iterable[Document]) -> Docum
     top = chain_of(configuration.diff_ids, list(layers))
     if top is None:
         return None
-    created = configuration.created if is_timestamp(configuration.created) else str(_made(directory))
+    created = configuration.created if is_timestamp(configuration.created) else str(made_at(directory))
     return {"id": id, "layer": top, "created": created, **data_members(directory)}
 
 
@@ -176,170 +169,9 @@ def chain_of(diff_ids: list[str], layers: list[Document]) -> str | None:
     return below[0]
 
 
-def _made(path: str) -> Timestamp:
+def made_at(path: str) -> Timestamp:
+    """When something was made, as far as its time says."""
     return Timestamp.from_ns(os.lstat(path).st_mtime_ns)
-
-
-# --- layers -----------------------------------------------------------------------------------------------
-
-
-class LostLayers:
-    """Records of layers that the driver has and no table names."""
-
-    def __init__(self, look: Look, inspector: Inspector | None) -> None:
-        self._look = look
-        self._inspector = inspector
-        self._configurations: list[Configuration] | None = None
-
-    def documents(self, ids: Iterable[str], known: Iterable[Document]) -> list[Document]:
-        """The records of these; `known` are those that there are. Parents come before their children."""
-        found = {id: self._document(id) for id in ids}
-        told: set[str] = set()
-        for id, document in found.items():
-            parent = self._parent(id)
-            if parent is not None:
-                told.add(id)
-                if parent:
-                    document["parent"] = parent
-        untold = {id: document for id, document in found.items() if id not in told}
-        self._put_in_chains(untold, list(known))
-        for id, document in found.items():
-            found[id] = self._ordered(document | self._blob_of(document))
-        return _parents_first(found)
-
-    def _document(self, id: str) -> Document:
-        table = self._look.layers[0].table
-        document: Document = {"id": id, "created": str(_made(self._look.driver.places(id)[-1]))}
-        document |= self.archive_members(id)
-        names = list(items_in(os.path.join(table.directory, id)))
-        if names:
-            document["big-data-names"] = names
-        return document
-
-    def archive_members(self, id: str) -> dict[str, Any]:
-        """What the tar-split file and the files say; nothing, if they do not make an archive."""
-        from orlop.drivers.layerfiles import DirectoryFiles
-
-        uids: set[int] = set()
-        gids: set[int] = set()
-
-        def take(entry: Entry, checksum: bytes | None, told: int) -> None:
-            if not entry.name.rstrip(b"/").rpartition(b"/")[2].startswith(b".wh."):
-                uids.add(entry.uid)
-                gids.add(entry.gid)
-
-        reading = Reading()
-        table: Any = self._look.layers[0].table
-        try:
-            place = self._inspector.tree(id, self._parent(id) or None) if self._inspector else None
-            if place is None:
-                return {}
-            with (
-                os.fdopen(open_regular(table.tar_split_path(id)), "rb") as record,
-                DirectoryFiles(place.directories) as layer,
-            ):
-                reading.run(record, layer, take)
-        except (OSError, StorageError):
-            return {}
-        if not reading.digest or reading.problems or reading.error:
-            return {}
-        return {
-            "diff-digest": reading.digest,
-            "diff-size": reading.size,
-            "uidset": sorted(uids),
-            "gidset": sorted(gids),
-        }
-
-    def _parent(self, id: str) -> str | None:
-        """The layer right below, as the driver knows it; None if this driver does not."""
-        driver = self._look.driver
-        if not isinstance(driver, DependsOnLayers):
-            return None
-        try:
-            needed = driver.needs(id)
-        except (OSError, StorageError):
-            return ""
-        return needed[0] if needed else ""
-
-    def _put_in_chains(self, found: dict[str, Document], known: list[Document]) -> None:
-        """Give layers of which the driver does not know it the parents that images and containers tell."""
-        placed: set[str] = set()
-        for configuration in self._all_configurations():
-            below = ""
-            for digest in configuration.diff_ids:
-                there = [
-                    d for d in known if d.get("diff-digest") == digest and (d.get("parent") or "") == below
-                ]
-                lost = [
-                    d
-                    for d in found.values()
-                    if d.get("diff-digest") == digest
-                    and (d["id"] not in placed or (d.get("parent") or "") == below)
-                ]
-                if not there and not lost:
-                    break
-                document = (there or lost)[0]
-                if not there:
-                    placed.add(document["id"])
-                    if below:
-                        document["parent"] = below
-                below = document["id"]
-        for box in self._look.containers.by_id.values():
-            image = self._look.image(box.get("image") or "")
-            layer = box.get("layer") or ""
-            if layer in found and layer not in placed and image is not None and image[1].get("layer"):
-                found[layer]["parent"] = image[1]["layer"]
-
-    def _blob_of(self, document: Document) -> dict[str, Any]:
-        """Digest and size of the blob as it was published, if a manifest tells them."""
-        digest = document.get("diff-digest")
-        for configuration in self._all_configurations():
-            for blob, other in zip(configuration.blobs, configuration.diff_ids, strict=False):
-                if digest == other:
-                    compression = blob[2] if blob[2] >= 0 else 0 if blob[0] == digest else 2
-                    return {
-                        "compressed-diff-digest": blob[0],
-                        "compressed-size": blob[1],
-                        "compression": compression,
-                    }
-        return {}
-
-    def _all_configurations(self) -> list[Configuration]:
-        if self._configurations is None:
-            self._configurations = [
-                configuration
-                for directory in _image_directories(self._look.images)
-                if (configuration := configuration_in(directory)) is not None
-            ]
-        return self._configurations
-
-    def _ordered(self, document: Document) -> Document:
-        fields = self._look.layers[0].table.record.FIELDS
-        return {key: document[key] for key in fields if key in document}
-
-
-def _image_directories(tables: list[TableAsFound]) -> list[str]:
-    found = []
-    for table in tables:
-        try:
-            names = sorted(os.listdir(table.directory))
-        except OSError:
-            continue
-        found += [path for name in names if os.path.isdir(path := os.path.join(table.directory, name))]
-    return found
-
-
-def _parents_first(documents: dict[str, Document]) -> list[Document]:
-    ordered: dict[str, Document] = {}
-    for id in documents:
-        way: list[str] = []
-        at = id
-        while at in documents and at not in ordered and at not in way:
-            way.append(at)
-            at = documents[at].get("parent") or ""
-        for each in reversed(way):
-            ordered[each] = documents[each]
-    return list(ordered.values())
 
 
 # --- containers -------------------------------------------------------------------------------------------
@@ -368,6 +200,6 @@ def container_document(
         "id": id,
         "image": made_of[0] if made_of else "",
         "layer": layer,
-        "created": str(_made(directory)),
+        "created": str(made_at(directory)),
         **data_members(directory),
     }

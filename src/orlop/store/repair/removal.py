@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orlop.records.rows import Row
     from orlop.records.trash import Trash
     from orlop.store.engine import Engine
-    from orlop.store.repair.treatment import Remedy
+    from orlop.store.repair.bench import Remedy
     from orlop.store.tables import Tables
 
     Do = Callable[[Trash], object]
@@ -100,7 +100,7 @@ class Doom:
     # --- steps --------------------------------------------------------------------------------------------
 
     def _steps(self, layers: dict[str, str], images: dict[str, str], boxes: dict[str, str]) -> list[Remedy]:
-        from orlop.store.repair.treatment import Remedy
+        from orlop.store.repair.bench import Remedy
 
         tables = self._tables
         rows = [row for view in tables.own_images() for row in view.rows if row.id in images]

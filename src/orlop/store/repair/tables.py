@@ -15,7 +15,8 @@ from orlop.formats.records import Misfit, encode, fitted
 from orlop.model.digest import Digest
 from orlop.model.plan import Kept, Step
 from orlop.records import bigdata
-from orlop.store.repair.rebuild import LostLayers, container_document, data_members, image_document
+from orlop.store.repair.lostlayers import LostLayers
+from orlop.store.repair.rebuild import container_document, data_members, image_document
 from orlop.system import files
 
 TYPE_CHECKING = False
