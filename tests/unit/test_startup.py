@@ -15,15 +15,9 @@ STANDARD = {
     "_bisect",
     "_json",
     "_struct",
-    "binascii",
     "bisect",
     "fcntl",
     "struct",
-    # Because drivers/registry imports the driver by `importlib.import_module`.
-    "importlib",
-    "importlib._bootstrap",
-    "importlib._bootstrap_external",
-    "warnings",
     *sys.builtin_module_names,
 }
 
@@ -36,7 +30,12 @@ FORBIDDEN = (
     "orlop.config.rootless",
     "orlop.config.storageconf",
     "orlop.config.toml",
+    "orlop.model.plan",
+    "orlop.store.leaving",
     "orlop.system.confine",
+    "orlop.system.descent",
+    "orlop.system.libc",
+    "orlop.system.selinux",
     "orlop.system.subids",
     "orlop.system.userns",
     "orlop.dropin.usage",

@@ -136,10 +136,9 @@ def _class_of(name: str, graph_root: str) -> type[Driver]:
     path = _DRIVERS[name]
     if path is None:
         raise _absent(name, graph_root)
-    from importlib import import_module
-
     module, _, attribute = path.rpartition(".")
-    found: type[Driver] = getattr(import_module(module), attribute)
+    # Not `importlib.import_module`: `importlib` takes longer to import than most drivers.
+    found: type[Driver] = getattr(__import__(module, fromlist=[attribute]), attribute)
     return found
 
 

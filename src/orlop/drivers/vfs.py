@@ -26,7 +26,7 @@ from orlop.drivers.api import (
 from orlop.drivers.naive import NaiveDiff
 from orlop.errors import ConfigError, DuplicateID, NotSupported
 from orlop.model.idmap import IDENTITY
-from orlop.system import files, selinux
+from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -270,6 +270,8 @@ class _VFSInspector(Inspector):
 
 def _label(place: str) -> None:
     """Give a layer's root the label that every container may read. Without it the layer still works unconfined."""
+    from orlop.system import selinux
+
     if not selinux.is_enabled():
         return
     try:

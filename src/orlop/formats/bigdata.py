@@ -7,8 +7,6 @@ unusual character is its last one is taken as it is.
 
 from __future__ import annotations
 
-from binascii import b2a_base64
-
 from orlop.errors import InvalidKey
 
 _PLAIN = frozenset(".0123456789abcdefghijklmnopqrstuvwxyz")
@@ -27,7 +25,7 @@ def file_name(key: str) -> str:
     try:
         # Bytes of a command line that are not UTF-8 count as the bytes they are.
         raw = key.encode("utf-8", "surrogateescape")
-        name = raw if unusual >= len(key) - 1 else b"=" + b2a_base64(raw, newline=False)
+        name = raw if unusual >= len(key) - 1 else _encoded(raw)
     except UnicodeEncodeError:
         name = b""
     # What lies behind the last slash is dropped by the peers' path cleaning; a slash anywhere else is a path.
@@ -38,3 +36,9 @@ def file_name(key: str) -> str:
             key=key,
         )
     return name.decode("utf-8", "surrogateescape")
+
+
+def _encoded(raw: bytes) -> bytes:
+    from binascii import b2a_base64
+
+    return b"=" + b2a_base64(raw, newline=False)

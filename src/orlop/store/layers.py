@@ -7,7 +7,6 @@ from orlop.model.digest import Digest
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.model.layer import Layer
 from orlop.store.collection import Collection
-from orlop.store.leaving import refuse_if_needed
 from orlop.store.tables import READ, WRITE, emptied
 
 TYPE_CHECKING = False
@@ -231,6 +230,8 @@ class Layers(Collection[Layer]):
             NotALayer: unknown in this store.
             LayerHasChildren, LayerUsedByImage, LayerUsedByContainer: delete those first.
         """
+        from orlop.store.leaving import refuse_if_needed
+
         engine = self._engine
         with (
             emptied(engine) as rubbish,

@@ -18,8 +18,6 @@ import os
 import stat
 
 from orlop.errors import LimitExceeded, UnsafePath
-from orlop.system import libc
-from orlop.system.descent import GONE, Descent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from _typeshed import ReadableBuffer
+
+    from orlop.system.descent import Descent
 
 TEMPORARY = ".tmp-"
 """How the names of unfinished files begin, with us and with the peers. Readers ignore such files."""
@@ -222,6 +222,8 @@ def is_directory(path: str) -> bool:
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError as error:
+        from orlop.system.descent import GONE
+
         if error.errno not in GONE:
             raise
         return False
@@ -248,6 +250,8 @@ def _sync_dir(fd: int) -> None:
 
 def sync_filesystem(path_or_fd: str | int) -> None:
     """Make durable all that was written to the file system of a path: one call for any number of files."""
+    from orlop.system import libc
+
     if isinstance(path_or_fd, int):
         libc.syncfs(path_or_fd)
         return
@@ -261,6 +265,8 @@ def sync_filesystem(path_or_fd: str | int) -> None:
 def sync_tree(path: str) -> None:
     """Make durable a directory and all below it, file by file. For a few files on a file system with other traffic;
     `sync_filesystem` is quicker for many."""
+    from orlop.system.descent import Descent
+
     with Descent(path) as at:
         waiting = [_sync_level(at)]
         while waiting:
