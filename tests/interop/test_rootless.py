@@ -210,6 +210,35 @@ def test_files_of_subordinate_ids_are_removed_by_the_command(
     assert _owners(roots[0]) == {user.uid}
 
 
+def test_the_command_copies_files_of_any_owner_in_and_out(
+    user: User, roots: tuple[str, str], case: tuple[str, tuple[str, ...]]
+) -> None:
+    driver, options = case
+    flags = ["--graph", roots[0], "--run", roots[1], "--storage-driver", driver]
+    flags += [word for option in options for word in ("--storage-opt", option)]
+    user.orlop(*flags, "import-layer", "-i", "one", data=_layers()[0])
+    user.orlop(*flags, "create-layer", "-i", "box", "one")
+    user.orlop(*flags, "copy", "box:/private", "box:/copied")
+    user.orlop(*flags, "copy", "--chown", "5:6", "box:/private/file", "box:/mine")
+    script = "stat -c '%n %u:%g %a' copied copied/file copied/deep copied/deep/file mine"
+    root = user.orlop(*flags, "mount", "box").text.strip() if driver == "vfs" else ""
+    where = f"cd {root}" if root else f"cd {roots[0]}/overlay/box/diff"
+    assert user.orlop(*flags, "unshare", "sh", "-c", f"{where} && {script}").lines == [
+        "copied 0:0 755",
+        "copied/file 1000:1001 600",
+        "copied/deep 33:33 500",
+        "copied/deep/file 33:33 400",
+        "mine 5:6 600",
+    ]
+    user.orlop(*flags, "copy", "box:/copied/deep/file", str(user.home / "out"))
+    assert (user.home / "out").read_text() == "deep"
+    assert (user.home / "out").stat().st_uid == FIRST_ID + 32
+    user.orlop(*flags, "unshare", "rm", str(user.home / "out"))
+    user.orlop(*flags, "unmount", "-f", "box")
+    user.orlop(*flags, "delete-layer", "box")
+    user.orlop(*flags, "delete-layer", "one")
+
+
 def _layer_of(graph: str, driver: str) -> str:
     records = json.loads(Path(graph, f"{driver}-containers", "containers.json").read_text())
     return str(records[0]["layer"])
