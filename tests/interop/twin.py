@@ -29,7 +29,7 @@ class Twin:
         call = row.call.replace("{work}", str(work)).replace("BASE", str(self.program.base))
         words = [self._layer_of(word) for word in shlex.split(call)]
         if call.startswith("!"):
-            argv = ["sh", "-c", call[1:]]
+            argv = ["sh", "-c", call[1:].replace("PROGRAM", shlex.join(self.program.argv()))]
         else:
             argv = [self.program.path, *words] if bare else self.program.argv(*words)
         done = subprocess.run(argv, input=row.data, capture_output=True, timeout=60, check=False)

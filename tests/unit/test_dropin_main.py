@@ -254,11 +254,11 @@ def test_both_streams_together_are_in_the_order_of_the_arguments(shell: Shell) -
     shell("create-layer", "-i", "L1")
     done = shell.process("mount", "no", "L1", "nope", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.stdout.decode().splitlines() == [
-        "",
         "layer not known while mounting no",
-        f"{shell.base}/graph/vfs/dir/L1",
         "",
+        f"{shell.base}/graph/vfs/dir/L1",
         "layer not known while mounting nope",
+        "",
     ]
 
 

@@ -6,6 +6,8 @@ from orlop.errors import StorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from orlop.dropin.streams import Call
 
 
@@ -22,9 +24,9 @@ def mount(call: Call) -> int:
             failure = _worded(error)
         answers.append({"id": word, "mountpoint": path, "error": failure})
         if not call.json:
-            call.say(path)
             if failure:
                 call.complain(f"{failure} while mounting {word}")
+            call.say(path)
     if call.json:
         call.answer_objects(answers)
     return 1 if any(answer["error"] for answer in answers) else 0
@@ -42,11 +44,7 @@ def unmount(call: Call) -> int:
         except (StorageError, OSError) as error:
             failure = "" if _unmounted_as_image(call, word, force) else _worded(error)
         answers.append({"id": word, "error": failure})
-        if failure and not call.json:
-            call.complain(f"{failure} while unmounting {word}")
-    if call.json:
-        call.answer_objects(answers)
-    return 1 if any(answer["error"] for answer in answers) else 0
+    return _told(call, answers, "while unmounting {}")
 
 
 def _unmounted_as_image(call: Call, word: str, force: bool) -> bool:
@@ -68,11 +66,18 @@ def mounted(call: Call) -> int:
         except (StorageError, OSError) as error:
             failure = _worded(error)
         answers.append({"id": word, "error": failure})
-        if failure and not call.json:
-            call.complain(f"{failure} checking if {word} is mounted")
+    return _told(call, answers, "checking if {} is mounted")
+
+
+def _told(call: Call, answers: Sequence[Mapping[str, str]], wording: str) -> int:
+    """The failures, after the lines for all arguments; or, in JSON, everything."""
+    failures = [answer for answer in answers if answer["error"]]
     if call.json:
         call.answer_objects(answers)
-    return 1 if any(answer["error"] for answer in answers) else 0
+    else:
+        for answer in failures:
+            call.complain(f"{answer['error']} {wording.format(answer['id'])}")
+    return 1 if failures else 0
 
 
 def _worded(error: Exception) -> str:

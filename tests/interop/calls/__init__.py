@@ -9,6 +9,7 @@ from calls import contents, damage, data, deleting, grammar, objects, opening, s
 CHAPTERS = {
     "before": grammar.BEFORE,
     "flags": grammar.FLAGS,
+    "around": grammar.AROUND,
     "spellings": spellings.SPELLINGS,
     "opening": opening.OPENING,
     "overlay": opening.OVERLAY,

@@ -16,7 +16,8 @@ class Answer:
 class Row:
     """One call: words as for a shell, `{work}` for the directory with files, `@C1` for the layer of container C1.
 
-    What begins with `!` is for a shell indeed, to change or to look at what `BASE`, the place of the store, holds.
+    What begins with `!` is for a shell indeed, to change or to look at what `BASE`, the place of the store, holds,
+    or to call `PROGRAM` in its own way.
     """
 
     call: str
