@@ -83,6 +83,17 @@ def test_mounts_made_inside_are_gone_outside(user: User, store: list[str]) -> No
     assert list(point.iterdir()) == []
 
 
+def test_root_who_may_not_mount_gets_his_own_ids_in_a_namespace_where_he_may(ours: peers.Program) -> None:
+    """Root of a container, for example. Nobody needs to ask for it."""
+    peers.need_root()
+    ours = ours.on(run_as=("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"))
+    script = "cat /proc/self/uid_map; mount -t tmpfs none /mnt && echo mounted"
+    *rows, last = ours("unshare", "sh", "-c", script).lines
+    assert last == "mounted"
+    assert all(inside == outside for inside, outside, _ in map(str.split, rows))
+    assert ours("--debug", "layers").status == 0
+
+
 # --- words and statuses -------------------------------------------------------------------------------------
 
 
@@ -148,6 +159,11 @@ def test_what_an_ordinary_command_is_killed_by_is_told_by_the_status(user: User,
         os.kill(inner, signal.SIGKILL)
         process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGKILL
+
+
+def test_help_tells_what_happens_to_him_who_says_nothing(user: User, store: list[str]) -> None:
+    assert b"  --unshare, -U=true  " in user.orlop(*store, "layers", "--help", ok=False).err
+    assert b"  --unshare, -U  " in user.orlop("--unshare=false", *store, "layers", "--help", ok=False).err
 
 
 # --- fewer ids ----------------------------------------------------------------------------------------------
