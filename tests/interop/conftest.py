@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stories
 
 import peers
 
@@ -17,3 +18,10 @@ def short() -> Iterator[Path]:
     yield path
     peers.unmount_below(path)
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def story(request: pytest.FixtureRequest, place: Path) -> Iterator[stories.Story]:
+    """Told in the way that the mark `stories.told` says."""
+    with stories.telling(place, request.param) as story:
+        yield story

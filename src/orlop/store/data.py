@@ -80,7 +80,7 @@ class Data:
         noun = self._collection.noun
         if not key and noun == "container":
             raise InvalidKey("a container's big-data item needs a key", key=key, kind=noun, action="get")
-        missing: OSError | None = None
+        path = ""
         with self._collection._opening(READ) as tables:
             for view in self._collection._views(tables):
                 row = view.rows.by_id(self.id)
@@ -89,15 +89,15 @@ class Data:
                 try:
                     return self._engine.items(view.table).open(row.id, key)
                 except (FileNotFoundError, NotADirectoryError) as error:
-                    missing = error
-                except InvalidKey:
-                    continue
+                    path = error.filename
+                except InvalidKey:  # no file can have it
+                    path = f"{view.table.directory}/{row.id}/{key}"
         raise DataUnknown(
             f'{noun} "{self.id}" has no data item {key!r}',
             kind=noun,
             key=key,
             id=self.id,
-            path=getattr(missing, "filename", None),
+            path=path,
         )
 
     def size(self, key: str) -> int:
