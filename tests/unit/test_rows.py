@@ -39,17 +39,18 @@ def test_rows_stand_in_the_order_of_the_files() -> None:
     table = rows([doc("b"), doc("a")], [], [doc("c")])
     assert listed(table) == ["b", "a", "c"]
     assert [row.home for row in table] == [0, 0, 2]
-    assert [row.text for row in table] == [0, 1, 0]
+    assert [row.place for row in table] == [0, 1, 0]
     assert len(table) == 3
     assert [document["id"] for document in table.documents()] == ["b", "a", "c"]
-    assert table.untouched
+    assert table.are_saved
+    assert table.in_file_order
 
 
 def test_places_without_a_usable_record_are_passed_over() -> None:
     contents = Contents(Layer, [None, doc("a"), None, doc("b")], "")
     table = Rows([contents])
     assert len(table) == 2
-    assert [(row.id, row.text) for row in table] == [("a", 1), ("b", 3)]
+    assert [(row.id, row.place) for row in table] == [("a", 1), ("b", 3)]
 
 
 def test_the_order_of_a_lookup_is_id_name_second_key_prefix() -> None:
@@ -140,7 +141,8 @@ def test_of_one_id_the_earlier_record_counts() -> None:
     assert listed(table) == ["a", "b"]
     assert table.passed_over == ["a", "a"]
     assert table.find("n") is None
-    assert not table.untouched
+    assert table.changes(0) == ([], [1])  # goes with the next save of its file
+    assert table.changes(1) == ([], [1])
     assert table.robbed == set()
 
 
@@ -151,7 +153,7 @@ def test_images_of_one_id_both_stay_and_the_later_is_found() -> None:
     assert later is not None
     assert later.document["metadata"] == "2"
     assert found(table, "n1") == "a"
-    assert table.untouched
+    assert table.are_saved
     assert found(table, "a") == "a"
     gone = table.remove(later)
     assert [row.document["metadata"] for row in gone] == ["1", "2"]  # they share one directory
@@ -163,8 +165,8 @@ def test_of_one_name_the_later_record_is_the_owner() -> None:
     table = rows([doc("a", "x", "y"), doc("b", "y", "z")], [doc("c", "z")])
     assert {row.id: row.names for row in table} == {"a": ["x"], "b": ["y"], "c": ["z"]}
     assert table.robbed == {0}
-    assert [row.text for row in table] == [None, None, 0]
-    assert not table.untouched
+    assert [row.id for row in table.changes(0)[0]] == ["a", "b"]
+    assert table.changes(1) == ([], [])
     assert rows([doc("a", "x")], [doc("b", "x")]).robbed == {0}
     assert rows([], [doc("a", "x")], [doc("b", "x")]).robbed == {1}
 
@@ -207,8 +209,73 @@ def test_changing_a_row_moves_its_names() -> None:
     row = table.by_id("a")
     assert row is not None
     table.put(row, doc("a", "y"))
-    assert (table.owner_of("x"), table.owner_of("y"), row.text) == (None, row, None)
-    assert not table.untouched
+    assert (table.owner_of("x"), table.owner_of("y")) == (None, row)
+
+
+def test_what_is_not_on_disk_yet_is_told_once_for_each_file() -> None:
+    table = rows([doc("a"), doc("b"), doc("c")], [doc("d")])
+    a, b, d = (table.by_id(id) for id in "abd")
+    assert a is not None
+    assert b is not None
+    assert d is not None
+    new, passing = Row(doc("e"), 0), Row(doc("f"), 0)
+    table.add(new)
+    table.add(passing)
+    table.put(b, doc("b", metadata="m"))
+    table.put(b, doc("b", metadata="n"))
+    table.put(a, doc("a", metadata="m"))
+    table.remove(a)
+    table.remove(passing)
+    table.remove(d)
+    assert not table.are_saved
+    assert table.changes(0) == ([new, b], [0])
+    assert (new.place, b.place) == (None, 1)
+    assert not table.are_saved
+    assert table.changes(1) == ([], [0])
+    assert table.changes(0) == table.changes(1) == ([], [])
+    assert table.are_saved
+
+
+def test_rows_are_in_file_order_until_one_comes_that_a_new_program_would_list_earlier() -> None:
+    table = rows([doc("a")], [])
+    table.add(Row(doc("b"), 0))
+    assert table.in_file_order
+    table.add(Row(doc("c"), 1))
+    assert table.in_file_order
+    table.add(Row(doc("d"), 0))
+    assert not table.in_file_order
+    table = rows([], [doc("a")], [])
+    table.add(Row(doc("b"), 0))
+    assert not table.in_file_order
+
+
+def test_rows_are_found_by_what_lists_hold_and_by_what_a_function_says() -> None:
+    def last_letters(document: dict[str, Any]) -> list[str]:
+        return [name[-1] for name in document.get("names", [])]
+
+    table = rows(
+        [doc("a", "x1", "y1", mapped=["l", "m", "l"]), doc("b", "z2", mapped=["m"]), doc("c", mapped=[])]
+    )
+    assert [row.id for row in table.holding("mapped", "m")] == ["a", "b"]
+    assert [row.id for row in table.holding("mapped", "l")] == ["a"]
+    assert [row.id for row in table.holding(last_letters, "1")] == ["a"]
+    a, c = table.by_id("a"), table.by_id("c")
+    assert a is not None
+    assert c is not None
+    table.put(a, doc("a", "x2", mapped=["k"]))
+    table.put(c, doc("c", "v1", mapped=["m", "k"]))
+    assert [row.id for row in table.holding("mapped", "m")] == ["b", "c"]
+    assert [row.id for row in table.holding("mapped", "k")] == ["a", "c"]
+    assert table.holding("mapped", "l") == []
+    assert [row.id for row in table.holding(last_letters, "2")] == ["a", "b"]
+    assert [row.id for row in table.holding(last_letters, "1")] == ["c"]
+    table.remove(a)
+    assert [row.id for row in table.holding("mapped", "k")] == ["c"]
+
+
+def test_ids_are_put_in_the_order_of_their_rows() -> None:
+    table = rows([doc("b"), doc("a")], [doc("c")])
+    assert table.in_order({"c": 1, "a": 2, "none": 3, "b": 4}) == ["b", "a", "c"]
 
 
 @pytest.fixture
@@ -246,9 +313,10 @@ def test_listing_needs_no_index() -> None:
     table = rows([doc(f"{n:064x}", f"n{n}") for n in range(100)])
     assert len(table) == 100
     assert sum(1 for _ in table.documents()) == 100
-    assert table._order is None
+    assert table._ids is None
     assert "row" in repr(table.by_id(f"{1:064x}"))
-    assert table._order is not None
+    assert len(table._rows) == 1  # a row for what was asked, and no more
+    assert table._names is None
     assert sum(1 for _ in table.documents()) == 100
 
 

@@ -1558,4 +1558,4 @@ def test_listing_looks_at_no_record_by_itself(at: Place, monkeypatch: pytest.Mon
     table = at.layers()
     assert ids(table)[-1] == f"{2999:064x}"
     assert asked == []
-    assert table._rows._order is None
+    assert table._rows._rows == {}

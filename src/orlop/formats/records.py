@@ -53,9 +53,23 @@ class Aside:
 
 
 class Contents:
-    """What a file of records says: a document in normal form for each element, or None if that was set aside."""
+    """What a file of records says: a document in normal form for each element, or None if that was set aside.
 
-    __slots__ = ("_altered", "_columns", "_kind", "_text", "_texts", "asides", "documents")
+    And what the file will say: `put` and `drop` change the text of elements, `joined` is that of the whole. The
+    documents stay those that were read.
+    """
+
+    __slots__ = (
+        "_columns",
+        "_kind",
+        "_ours",
+        "_text",
+        "_texts",
+        "_were_canonical",
+        "asides",
+        "documents",
+        "is_void",
+    )
 
     def __init__(
         self,
@@ -70,16 +84,14 @@ class Contents:
         """`text` is that of the file; `columns`, and the `texts` of the elements, if they are known already."""
         self.documents = documents
         self.asides = asides or []
+        # Not a single byte, or `null`: what no program writes that has records. (Of a long text no copy is made.)
+        self.is_void = not documents and text.strip() in ("", "null")
         self._kind = kind
-        self._text = text
+        self._text = text  # until that of each element is known
         self._texts = texts
         self._columns = columns
-        self._altered = False
-
-    @property
-    def is_void(self) -> bool:
-        """True if there was not a single byte, or `null`: what no program writes that has records."""
-        return self._text.strip() in ("", "null")
+        self._ours: set[int] = set()  # places whose text is not the one that was read
+        self._were_canonical: bool | None = None
 
     def column(self, key: str) -> list[Any]:
         """What the documents have for a member, without those that have nothing; in no certain order."""
@@ -95,41 +107,57 @@ class Contents:
 
     def replace(self, place: int, document: Document) -> None:
         """Have another document in a place; it is on disk with the next save."""
-        texts = self.texts()
         self.documents[place] = document
-        texts[place] = encode(self._kind, document)
-        self._altered = True
+        self.put(place, encode(self._kind, document))
+
+    # --- the text -----------------------------------------------------------------------------------------
 
     def texts(self) -> list[str]:
-        """The text of each element, as it stands in the file or, once replaced, as it should."""
+        """The text of each element, as it stands in the file or as it should; empty where one was dropped."""
         if self._texts is None:
-            whole: list[Any] = self.documents
-            pieces = _split(self._text, len(whole)) if _is_plain(self._kind, whole, self._text) else None
-            self._texts = pieces or [text for _, text in gojson.elements(self._text)]
+            self._texts = _split(self._kind, self.documents, self._text)
+            if self._texts is None:
+                self._texts = [text for _, text in gojson.elements(self._text)]
+            self._text = ""
         return self._texts
+
+    def put(self, place: int | None, text: str) -> int:
+        """Have another text in a place, or at the end; the place."""
+        texts = self.texts()
+        if place is None:
+            place = len(texts)
+            texts.append(text)
+        else:
+            texts[place] = text
+        self._ours.add(place)
+        return place
+
+    def drop(self, place: int) -> None:
+        """Take an element away. The places of the others stay what they are."""
+        self.texts()[place] = ""
+        self._ours.add(place)
+
+    def joined(self) -> str:
+        """The text of the file as it should be."""
+        return "[" + ",".join(filter(None, self.texts())) + "]"
 
     def canonical(self) -> str | None:
         """The text of all elements, if it is to the byte what `encode` would write; None if it might not be."""
-        documents: list[Any] = self.documents
-        if not documents:
-            return ""
-        if self._columns is None or self._altered:
+        if self._columns is None and self.documents:
             return None  # not all were in normal form
-        text, fields = self._text, self._kind.FIELDS
-        always = {key for key, field in fields.items() if field.always}
-        keys = {*map(tuple, documents)}
-        canonical = (
-            # No blanks, nothing that should be escaped: so it is with layers, the long lists.
-            text.isascii()
-            and not any(sign in text for sign in " \n\t\r<>&")
-            # No maps, whose keys would have to be in order, too.
-            and all(_is_simple(self._kind, key) for key in set().union(*keys))
-            and all(_is_subsequence(some, fields) and always.issubset(some) for some in keys)
-            and _is_plain(self._kind, documents, text)
-            # Nothing that is left out when it is empty.
-            and all(map(all, map(dict.values, documents)))
-        )
-        return text[1:-1] if canonical else None
+        if self._were_canonical is None:
+            read: list[Any] = [d for place, d in enumerate(self.documents) if place not in self._ours]
+            self._were_canonical = _is_canonical(self._kind, read, self._text_read())
+        if not self._were_canonical:
+            return None
+        return (self._text if self._texts is None and self.documents else self.joined())[1:-1]
+
+    def _text_read(self) -> str:
+        """The text of those elements that are as they were read."""
+        if self._texts is None:
+            return self._text
+        texts = enumerate(self._texts[: len(self.documents)])
+        return "[" + ",".join([text for place, text in texts if place not in self._ours]) + "]"
 
 
 def parse(kind: type[Record], data: bytes) -> Contents:
@@ -289,10 +317,13 @@ def _shown(item: object) -> str:
 # --- the text of each ---------------------------------------------------------------------------------------
 
 
-def _split(text: str, count: int) -> list[str] | None:
-    """The text of each of `count` elements, if all of them begin with their id and follow each other closely."""
+def _split(kind: type[Record], documents: list[Any], text: str) -> list[str] | None:
+    """The text of each element, if all of them begin with their id and follow each other closely; else None.
+
+    What is between two elements may then stand nowhere else, or a change of one would cut another in two.
+    """
     pieces = text.split(_BETWEEN)
-    if len(pieces) != count:
+    if len(pieces) != len(documents) or not (_are_tight(documents, text) or _is_plain(kind, documents, text)):
         return None
     pieces[0] = pieces[0].lstrip()[1:].lstrip()
     pieces[-1] = pieces[-1].rstrip()[:-1].rstrip()
@@ -300,6 +331,31 @@ def _split(text: str, count: int) -> list[str] | None:
     pieces[1:] = [begin + piece for piece in pieces[1:]]
     pieces[:-1] = [piece + end for piece in pieces[:-1]]
     return pieces
+
+
+def _are_tight(documents: list[Any], text: str) -> bool:
+    """True if `_BETWEEN` surely is between all elements: there are no blanks, and each begins with its id."""
+    return not any(blank in text for blank in " \n\t\r") and {*map(next, map(iter, documents))} == {"id"}
+
+
+def _is_canonical(kind: type[Record], documents: list[Document], text: str) -> bool:
+    """True if the text of elements in normal form is to the byte what `encode` would write of them."""
+    if not documents:
+        return True
+    fields = kind.FIELDS
+    always = {key for key, field in fields.items() if field.always}
+    keys = {*map(tuple, documents)}
+    return (
+        # No blanks, nothing that should be escaped: so it is with layers, the long lists.
+        text.isascii()
+        and not any(sign in text for sign in " \n\t\r<>&")
+        # No maps, whose keys would have to be in order, too.
+        and all(_is_simple(kind, key) for key in set().union(*keys))
+        and all(_is_subsequence(some, fields) and always.issubset(some) for some in keys)
+        and _is_plain(kind, documents, text)
+        # Nothing that is left out when it is empty.
+        and all(map(all, map(dict.values, documents)))
+    )
 
 
 def _is_plain(kind: type[Record], documents: list[Document], text: str) -> bool:

@@ -45,9 +45,10 @@ class View:
 
     def json(self) -> str:
         """All records as the text of a JSON array; where possible the text of the files, which costs nothing."""
-        parts = [file.contents.canonical() if file.contents else None for file in self.table.files]
-        if self.rows.untouched and None not in parts:
-            return "[" + ",".join(filter(None, parts)) + "]"
+        if self.rows.in_file_order and self.rows.are_saved:
+            parts = [file.contents.canonical() if file.contents else None for file in self.table.files]
+            if None not in parts:
+                return "[" + ",".join(filter(None, parts)) + "]"
         return "[" + encode_all(self.table.record, self.rows.documents()) + "]"
 
 

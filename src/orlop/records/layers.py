@@ -130,9 +130,14 @@ class LayerTable(Table):
         return Layer(document, read_only=True) if self.read_only else Layer(document)
 
     def values_of(self, documents: Iterable[Document]) -> list[Record]:
-        if self.mounts:
-            return [self.value_of(document) for document in documents]
-        return super().values_of(documents)
+        documents = list(documents)
+        values = super().values_of(documents)
+        if self.mounts:  # few of many layers
+            mounted = {*self.mounts.mounted()}
+            for number, document in enumerate(documents):
+                if document["id"] in mounted:
+                    values[number] = self.value_of(document)
+        return values
 
     @property
     def damage(self) -> tuple[str, ...]:

@@ -132,12 +132,9 @@ class Mountpoints:
         self._mounts, self._asides, self._unreadable, self.damage = mounts, asides, unreadable, tuple(damage)
 
     def _write(self, rows: Rows) -> None:
-        lasting: dict[str, Mount] = {}
-        if self._mounts:  # a list of mounts in the order of a long list of layers is rarely needed
-            for document in rows.documents():
-                mount = self._mounts.get(document["id"])
-                if mount is not None and mount.path and mount.count > 0:
-                    lasting[document["id"]] = mount
+        there = rows.in_order(self._mounts) if self._mounts else []
+        mounts = {id: self._mounts[id] for id in there}
+        lasting = {id: mount for id, mount in mounts.items() if mount.path and mount.count > 0}
         encode = gojson.encode_text
         texts = [
             f'{{"id":{encode(id)},"path":{encode(mount.path)},"count":{mount.count}}}'

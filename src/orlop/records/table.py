@@ -54,7 +54,7 @@ class TableFile:
         self.durable = durable
         self.mtime_ns: int | None = None
         self.found = False  # it held something when it was last read or written
-        self.contents: Contents | None = None  # as it was read, until it is first written
+        self.contents: Contents | None = None  # once it was read
         self.asides: list[Aside] = []
 
     def changed(self) -> bool:
@@ -324,7 +324,7 @@ class Table:
     # --- saving -----------------------------------------------------------------------------------------
 
     def _save(self, homes: Iterable[int]) -> None:
-        contents = [(self.files[home], gojson.bytes_of(self._encoded(home))) for home in homes]
+        contents: list[tuple[TableFile, bytes]] = []
 
         def write() -> None:
             self.renew_tokens()
@@ -333,6 +333,7 @@ class Table:
                 file.found = True
 
         try:
+            contents += [(self.files[home], gojson.bytes_of(self._encoded(home))) for home in homes]
             for file, _ in contents:
                 files.make_dirs(os.path.dirname(file.path))
             self._around_save(write)
@@ -346,20 +347,14 @@ class Table:
         self._token = tokens[0]
 
     def _encoded(self, home: int) -> str:
-        file = self.files[home]
-        as_read = file.contents.texts() if file.contents is not None else []
-        texts: list[str] = []
-        for row in self._rows:
-            if row.home == home:
-                if row.text is None:
-                    row.text = encode(self.record, row.document)
-                elif isinstance(row.text, int):
-                    row.text = as_read[row.text]
-                texts.append(row.text)
-        file.contents = None  # every row has its text by now
-        for aside in file.asides:
-            texts.insert(aside.place, aside.text)
-        return "[" + ",".join(texts) + "]"
+        contents = self.files[home].contents
+        assert contents is not None
+        changed, dropped = self._rows.changes(home)
+        for place in dropped:
+            contents.drop(place)
+        for row in changed:
+            row.place = contents.put(row.place, encode(self.record, row.document))
+        return contents.joined()
 
 
 def _temporaries(directory: str) -> list[str]:
