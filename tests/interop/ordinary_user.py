@@ -20,7 +20,7 @@ from typing import Any
 
 import peers
 
-_NEEDED = ("fastcrc", "isal", "backports")  # what the package imports, if it is there
+_NEEDED = ("fastcrc", "isal", "backports", "click")  # what the package imports, if it is there
 # Where udev runs anybody may open /dev/fuse. Where it does not, he is shown a device of that mode in its place.
 _AS_USER = """
 [ ! -e "$0" ] || /bin/mount --bind "$0" /dev/fuse || exit 120

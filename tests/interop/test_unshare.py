@@ -74,6 +74,23 @@ def test_a_user_may_have_everything_done_here_but_for_the_command(user: User, st
     assert user.orlop("--unshare=false", *store, "unshare", "id", "-u").text == "0\n"
 
 
+def test_orlop_answers_a_user_from_inside(user: User, store: list[str]) -> None:
+    """Outside he cannot read what belongs to his subordinate ids: a store that is whole would look damaged."""
+    made = user.orlop(*store, "create-layer").lines[0]
+    home = user.home / "store/graph/vfs/dir" / made
+    user.orlop(
+        "unshare", "sh", "-c", f"umask 077; mkdir {home}/d; echo 1 > {home}/d/f; chown -R 5:5 {home}/d"
+    )
+    orlop = ("-c", "from orlop.cli.main import run; raise SystemExit(run())")
+    words = (user.python, *orlop, "--root", store[1], "--runroot", store[3], "-d", "vfs")
+    checked = user.run(*words, "check")
+    assert (checked.err, checked.text.endswith(": all is well\n")) == (b"", True)
+    assert f"{made[:12]}" in user.run(*words, "df", "--layers").text
+    assert user.run(*words, "rm", "-y", made).text.startswith("1 done")
+    assert not home.exists()
+    assert user.run(*words, "nonsense", ok=False).status == 2
+
+
 def test_mounts_made_inside_are_gone_outside(user: User, store: list[str]) -> None:
     point = user.home / "point"
     point.mkdir(exist_ok=True)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from orlop.cli.main import COMMANDS, run
 from orlop.model.plan import Kept, Plan, Step
 from orlop.system.locks import LockFile
 from tarballs import tar
+
+_RUN = ("-c", "from orlop.cli.main import run; raise SystemExit(run())")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -78,7 +82,7 @@ def test_gc_shows_its_plan_and_does_nothing_unless_it_is_agreed_to(
     assert (status, len(json.loads(out)["done"])) == (0, 1)
     assert str(lost) in err  # the plan, before it is done
     assert not lost.exists()
-    assert command("gc", "-y") == (0, "0 done, 0 failed, 0 B freed\n", "")
+    assert command("gc", "-y") == (0, "nothing to do\n", "")
     assert len(store.layers) == 1
 
 
@@ -132,6 +136,26 @@ def test_wrong_usage_has_a_status_of_its_own(command: Run) -> None:
         assert "Usage: orlop" in err
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_typing_error_makes_no_store(place: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [command, "x"] if command == "rm" else [command]
+    (place / "other").mkdir()
+    (place / "other/file").write_text("")
+    for root in (place / "nowhere", place / "other"):
+        assert run(["--root", str(root), "--runroot", str(place / "run"), "-d", "vfs", *words]) == 1
+        assert capsys.readouterr() == ("", f"orlop: {root}: there is no store here\n")
+    assert sorted(os.listdir(place)) == ["other"]
+    assert os.listdir(place / "other") == ["file"]
+
+
+def test_a_root_that_is_a_file_is_a_failure_said_without_numbers(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "file").write_text("")
+    assert run(["--root", str(place / "file"), "--runroot", str(place / "run"), "df"]) == 1
+    assert capsys.readouterr() == ("", f"orlop: {place}/file: Not a directory\n")
+
+
 def test_every_command_has_a_sentence_and_examples(command: Run) -> None:
     _, overview, _ = command("--help")
     for name, (_, sentence) in COMMANDS.items():
@@ -149,6 +173,58 @@ def test_text_of_others_cannot_move_the_cursor(command: Run, store: orlop.Store)
     assert "\x1b" not in out
     assert "\u202e" not in out
     assert "evil\\x1b[2K\\rname\\u202e" in out
+
+
+def test_a_name_that_is_not_utf_8_is_listed(command: Run, store: orlop.Store, disk: Disk) -> None:
+    """Files are named by bytes: one of another program must not end the listing."""
+    store.layers.put(tar("x"))
+    path = os.fsencode(disk.path("layers")) + b"/\xff\x1b"
+    os.mkdir(path)
+    status, out, err = command("df")
+    assert (status, err) == (0, "")
+    assert "\\udcff\\x1b" in out
+    status, out, err = command("df", "--json")
+    assert (status, err) == (0, "")
+    assert "\\udcff" in out
+    out.encode()
+    assert [os.fsencode(one["path"]) for one in json.loads(out)["unaccounted"]] == [path]
+    os.rmdir(path)
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_streams_do_no_harm(
+    store: orlop.Store, place: Path, disk: Disk, closed: tuple[int, ...]
+) -> None:
+    """The first file that is opened takes the number: talk would be written into a lock file."""
+    store.layers.put(tar("x"))
+    before = {path: path.read_bytes() for path in disk.path("layers").glob("layers.*")}
+    words = ["--root", str(place / "graph"), "--runroot", str(place / "run"), "-d", disk.driver, "df"]
+    argv = [sys.executable, *_RUN, *words]
+    code = f"import os\nfor fd in {closed}: os.close(fd)\nos.execv({argv[0]!r}, {argv})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr, 1 in closed) == (0, "", not ended.stdout)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_who_interrupts_is_not_told_that_nothing_was_done(
+    store: orlop.Store, place: Path, disk: Disk
+) -> None:
+    """Something may have been: a plan that is carried out is no transaction."""
+    lock = LockFile.at(str(disk.path("layers", "layers.lock")))
+    list(store.layers)
+    words = ["--root", str(place / "graph"), "--runroot", str(place / "run"), "-d", disk.driver, "df"]
+    with lock.writing():
+        process = subprocess.Popen([sys.executable, *_RUN, *words], stderr=subprocess.PIPE)
+        try:
+            deadline = time.monotonic() + 20
+            while Path(f"/proc/{process.pid}/wchan").read_text() != "fcntl_setlk":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (-signal.SIGINT, b"\norlop: interrupted\n")
 
 
 @pytest.mark.parametrize(

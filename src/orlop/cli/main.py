@@ -6,12 +6,16 @@ Rules
 2. Nothing destructive happens before its plan was shown and agreed to: `--dry-run` ends there, `--yes` agrees
    beforehand, and without a terminal to ask on one of the two is needed.
 3. Exit status: 0 done; 1 failed; 2 wrong usage; 3 damage was found; 4 locked by somebody else, or timed out.
+4. An ordinary user is answered from within his user namespace, as by the drop-in: outside of it half of his own store
+   is closed to him, and what he cannot read would look damaged.
+5. A store is opened if it is there. None of these commands has any use for one that a typing error has just made.
 
 A command's module is imported when the command runs. Colour and bars only on a terminal, and not with NO_COLOR.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -20,11 +24,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orlop import errors
+from orlop.cli import render
+from orlop.system import program
 
 if TYPE_CHECKING:
     from orlop.store.store import Store
 
 FAILED, USAGE, DAMAGE, LOCKED = 1, 2, 3, 4
+
+_PATH = click.Path(readable=False)  # what cannot be read is no wrong usage; opening the store says so
 
 # Command -> module of this room and the sentence of the overview, so that `orlop --help` imports none of them.
 COMMANDS = {
@@ -58,21 +66,56 @@ class Session:
     """What every command gets: how to open the store, and how to talk."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self._options = options
+        self._options = {name: value for name, value in options.items() if value is not None}
 
     def open(self) -> Store:
-        """The store that the command line and the configuration name."""
-        import orlop
+        """The store that the command line and the configuration name.
 
-        return orlop.open_store(**self._options)
+        Raises:
+            click.exceptions.Exit: all was done in a user namespace; with the status that it ended with there.
+            FileNotFoundError: there is no store in the root that is meant.
+            Others: as `orlop.open_store`.
+        """
+        from orlop.dropin import namespace
+
+        if not (program.may_mount() or namespace.is_inside(os.environ)):
+            sys.stdout.flush()
+            # It would be told each time that no subordinate ids are set aside; a store without them needs none.
+            raise click.exceptions.Exit(namespace.enter(False, os.environ, lambda warning: None))
+        import orlop
+        from orlop.store.opening import completed
+
+        configuration = orlop.Configuration(warn=_warn)
+        options = completed(orlop.StoreOptions(**self._options), configuration=configuration)
+        for root in filter(None, (options.graph_root, options.image_store)):
+            if not _holds_a_store(root):
+                raise FileNotFoundError(errno.ENOENT, "there is no store here", root)
+        return orlop.open_store(**self._options, configuration=configuration)
+
+
+def _holds_a_store(root: str) -> bool:
+    """Whether somebody has opened a store in this directory before, or copied one to it.
+
+    Raises:
+        PermissionError, NotADirectoryError: nobody can say.
+    """
+    try:
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return False
+    return "storage.lock" in names or any(name.endswith(("-layers", "-images")) for name in names)
+
+
+def _warn(message: str) -> None:
+    click.echo(f"orlop: {render.printable(message)}", err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--root", "graph_root", type=click.Path(), help="Graph root, where the store lies.")
-@click.option("--runroot", "run_root", type=click.Path(), help="Run root, lost on reboot.")
+@click.option("--root", "graph_root", type=_PATH, help="Graph root, where the store lies.")
+@click.option("--runroot", "run_root", type=_PATH, help="Run root, lost on reboot.")
 @click.option("--driver", "-d", help="Driver: overlay, vfs, ...")
 @click.option("--option", "-o", "driver_options", multiple=True, metavar="KEY=VALUE", help="Driver option.")
-@click.option("--imagestore", "image_store", type=click.Path(), help="Second root, for images.")
+@click.option("--imagestore", "image_store", type=_PATH, help="Second root, for images.")
 @click.option("--transient", is_flag=True, help="Containers live in the run root.")
 @click.option(
     "--lock-timeout", type=float, metavar="SECONDS", help="Give up waiting for others after so long."
@@ -96,6 +139,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """The whole command: `args` without the program's name; the exit status."""
+    _prepare_streams()
     try:
         # A command returns its exit status; click hands it through outside of its standalone mode.
         status = cli.main(args=args, prog_name="orlop", standalone_mode=False)
@@ -103,7 +147,11 @@ def run(args: list[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as left:
         return left.exit_code
-    except click.Abort:
+    except click.Abort as left:
+        if isinstance(left.__cause__, KeyboardInterrupt):
+            # Not "nothing was done": somebody may have had enough in the middle of it.
+            click.echo("orlop: interrupted", err=True)
+            program.die_of("SIGINT")
         click.echo("orlop: nothing was done", err=True)
         return FAILED
     except click.ClickException as wrong:
@@ -119,8 +167,24 @@ def run(args: list[str] | None = None) -> int:
         return _failed(problem, DAMAGE if isinstance(problem, errors.Damaged) else FAILED)
 
 
+def _prepare_streams() -> None:
+    """UTF-8, and three streams that are open: Python has None for one that was closed when it started."""
+    program.insist_on_utf_8()
+    program.occupy_standard_streams()
+    for name, fd in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w", encoding="utf-8", closefd=False))
+
+
 def _failed(problem: Exception, status: int) -> int:
-    click.echo(f"orlop: {problem}", err=True)
+    click.echo(f"orlop: {render.printable(_sentence(problem))}", err=True)
     for note in getattr(problem, "__notes__", ()):
-        click.echo(f"       {note}", err=True)
+        click.echo(f"       {render.printable(note)}", err=True)
     return status
+
+
+def _sentence(problem: Exception) -> str:
+    """What went wrong, without the number that Python puts in front of an error of the system."""
+    if isinstance(problem, OSError) and problem.filename is not None and problem.strerror:
+        return f"{os.fsdecode(problem.filename)}: {problem.strerror}"
+    return str(problem)

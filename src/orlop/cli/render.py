@@ -54,8 +54,13 @@ def printable(text: str) -> str:
 
 
 def as_document(document: object) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=not _speaks_utf8()))
+    """One JSON document on standard output; a byte that is not UTF-8 is `\\udc` and its two hex digits."""
+    text = json.dumps(document, indent=2, ensure_ascii=not _speaks_utf8())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    click.echo(text)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
@@ -192,13 +197,16 @@ def carry_out(store: Store, of: Plan, *, dry_run: bool, yes: bool, as_json: bool
     if dry_run:
         as_document(of.json()) if as_json else plan(of, err=False)
         return 0
-    if of.steps:
+    if of.steps or of.keeps:
         plan(of, err=True)
+    if of.steps:
         agree("Do this?", yes=yes)
     with Progress() as progress:
         came_of_it = store.apply(of, progress)
     if as_json:
         as_document(came_of_it.json())
-    else:
+    elif of.steps:
         outcome(came_of_it)
+    elif not of.keeps:
+        click.echo("nothing to do")
     return 1 if came_of_it.failed else 0

@@ -17,6 +17,7 @@ from orlop.dropin.flags import HelpWanted, Values, WrongFlag, parse
 from orlop.dropin.streams import Call, OutputLost, Refusal, Streams
 from orlop.errors import StorageError
 from orlop.model.options import StoreOptions
+from orlop.system import program as process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,20 +35,20 @@ def run() -> NoReturn:
     """The installed program: answers, and ends the process."""
     # It lives for milliseconds, or streams bytes: there is no garbage worth looking for.
     gc.disable()
-    _insist_on_utf_8()
-    _occupy_standard_streams()
+    process.insist_on_utf_8()
+    process.occupy_standard_streams()
     streams = Streams()
     try:
         status = main(os.path.basename(sys.argv[0]), sys.argv[1:], streams)
         streams.flush()
     except OutputLost as lost:
         if lost.reader_left:
-            _die_of("SIGPIPE")
+            process.die_of("SIGPIPE")
         status = FAILED
         streams.err(f"{lost}\n")
         streams.flush()
     except KeyboardInterrupt:
-        _die_of("SIGINT")
+        process.die_of("SIGINT")
     # All is written and closed by now, and taking the interpreter down would take longer than `version`.
     os._exit(status)
 
@@ -196,13 +197,7 @@ def _run(call: Call) -> int:
 def _status_from_namespace(wanted: _Wanted) -> int | None:
     """What the same command line ended with in a namespace; None if it is to be answered here."""
     asked = wanted.values.get("unshare")
-    if asked is None and os.geteuid() == 0:
-        from orlop.system import probe
-
-        # Nobody asked, and root stays where he is as long as he can mount there.
-        if probe.has_capability(probe.CAP_SYS_ADMIN) is not False:
-            return None
-    if asked is False:
+    if asked is False or (asked is None and process.may_mount()):
         return None
     from orlop.dropin import namespace
 
@@ -234,28 +229,3 @@ def _wrong_count(command: Command, args: list[str]) -> str:
     if len(args) > command.most:
         return f"too many arguments ([{' '.join(args)}])"
     return ""
-
-
-def _insist_on_utf_8() -> None:
-    """Start anew where the locale has another encoding: records are UTF-8, and paths must stay the bytes they are."""
-    if sys.getfilesystemencoding() != "utf-8":
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-
-
-def _occupy_standard_streams() -> None:
-    """Give closed ones to /dev/null. Else a lock file would be opened as number 1, and an answer written into it."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open("/dev/null", os.O_RDWR)  # the lowest free number, which is this one
-
-
-def _die_of(name: str) -> NoReturn:
-    """End as a program does that never heard of the signal: a shell tells the two apart."""
-    import _signal  # type: ignore[import-not-found]  # the module `signal` imports `enum`
-
-    number = getattr(_signal, name)
-    _signal.signal(number, _signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    os._exit(128 + number)
