@@ -98,6 +98,7 @@ class Command:
 def _data_commands(kind: str) -> tuple[Command, ...]:
     """The commands for the data items of one kind of object. Layers keep neither sizes nor digests."""
     object = f"{kind}NameOrID"
+    one = f"an {kind}" if kind == "image" else f"a {kind}"
 
     def row(name: str, arguments: int, flags: tuple[Flag, ...], function: str, summary: str) -> Command:
         pattern = object if arguments == 1 else f"{object} key"
@@ -105,23 +106,23 @@ def _data_commands(kind: str) -> tuple[Command, ...]:
         return Command(names, pattern, arguments, arguments, flags, f"data:{function}", summary, kind)
 
     rows = (
-        row(f"list-{kind}-data", 1, (_JSON,), "list_items", f"List the data items of a {kind}"),
-        row(f"get-{kind}-data", 2, (_WRITE_FILE,), "get_item", f"Get a data item of a {kind}"),
-        row(f"set-{kind}-data", 2, (_READ_FILE,), "set_item", f"Set a data item of a {kind}"),
+        row(f"list-{kind}-data", 1, (_JSON,), "list_items", f"List the data items of {one}"),
+        row(f"get-{kind}-data", 2, (_WRITE_FILE,), "get_item", f"Get a data item of {one}"),
+        row(f"set-{kind}-data", 2, (_READ_FILE,), "set_item", f"Set a data item of {one}"),
     )
     if kind == "layer":
         return rows
     return (
         *rows,
-        row(f"get-{kind}-data-size", 2, (), "get_size", f"Get the size of a data item of a {kind}"),
-        row(f"get-{kind}-data-digest", 2, (), "get_digest", f"Get the digest of a data item of a {kind}"),
-        row(f"get-{kind}-dir", 1, (), "get_directory", f"Get the directory of a {kind}"),
+        row(f"get-{kind}-data-size", 2, (), "get_size", f"Get the size of a data item of {one}"),
+        row(f"get-{kind}-data-digest", 2, (), "get_digest", f"Get the digest of a data item of {one}"),
+        row(f"get-{kind}-dir", 1, (), "get_directory", f"Get the directory of {one}"),
         row(
             f"get-{kind}-run-dir",
             1,
             (),
             "get_run_directory",
-            f"Get the directory of a {kind} below the run root",
+            f"Get the directory of {one} below the run root",
         ),
     )
 
