@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from orlop.drivers.api import SupportsFiles
 from orlop.model.idmap import IDENTITY
 from orlop.store import layering
 from orlop.store.tables import WRITE
+from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,14 +101,14 @@ def _exact(engine: Engine, view: View, row: Row) -> PieceStream | None:
 
     path = view.table.tar_split_path(row.id)  # type: ignore[attr-defined]
     try:
-        record = open(path, "rb")
+        record = os.fdopen(files.open_regular(path), "rb")
     except FileNotFoundError:
         return None
     try:
         driver = engine.ready_driver
         assert isinstance(driver, SupportsFiles)
-        files = driver.files(row.id)
-        return PieceStream(assemble(record, files.open), on_close=(files.close, record.close))
+        layer = driver.files(row.id)
+        return PieceStream(assemble(record, layer.open), on_close=(layer.close, record.close))
     except BaseException:
         record.close()
         raise

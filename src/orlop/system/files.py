@@ -159,11 +159,11 @@ def _batches(pieces: Iterable[bytes]) -> Iterable[bytes]:
     yield b"".join(held)
 
 
-def read(path: str, *, limit: int | None = None, follow_symlinks: bool = False) -> bytes:
-    """The content of a regular file.
+def open_regular(path: str, *, follow_symlinks: bool = False) -> int:
+    """A regular file, open for reading.
 
     Raises `FileNotFoundError`, `UnsafePath` for anything but a regular file (a symlink too, unless
-    `follow_symlinks`), `LimitExceeded` if there are more than `limit` bytes.
+    `follow_symlinks`).
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_symlinks else os.O_NOFOLLOW)
     try:
@@ -174,10 +174,20 @@ def read(path: str, *, limit: int | None = None, follow_symlinks: bool = False) 
         if error.errno == errno.ENXIO:
             raise UnsafePath(f'"{path}" is a socket or a device, not a file', path=path) from error
         raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UnsafePath(f'"{path}" is not a regular file', path=path)
+    return fd
+
+
+def read(path: str, *, limit: int | None = None, follow_symlinks: bool = False) -> bytes:
+    """The content of a regular file.
+
+    Raises what `open_regular` does, and `LimitExceeded` if there are more than `limit` bytes.
+    """
+    fd = open_regular(path, follow_symlinks=follow_symlinks)
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsafePath(f'"{path}" is not a regular file', path=path)
         most = status.st_size if limit is None else min(status.st_size, limit)
         blocks: list[bytes] = []
         size = 0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from orlop.drivers.inspection import changed
-from orlop.errors import UnsafePath
 from orlop.model.findings import DAMAGE, ODDITY, Finding
 
 TYPE_CHECKING = False
@@ -101,16 +99,3 @@ def about_file(
         since=changed(path),
         read_only=read_only,
     )
-
-
-def open_regular(path: str) -> int:
-    """A file of the store itself, open for reading.
-
-    Raises:
-        OSError; UnsafePath: something else lies there, which is not opened for long.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise UnsafePath(f'"{path}" is not a regular file', path=path)
-    return fd

@@ -8,8 +8,9 @@ from orlop.errors import InvalidDigest, InvalidKey, StorageError, UnsafePath
 from orlop.model.digest import Digest
 from orlop.model.findings import ODDITY, Finding
 from orlop.records.bigdata import Items
-from orlop.store.check.findings import about, exposed_file, open_regular
+from orlop.store.check.findings import about, exposed_file
 from orlop.system import files
+from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

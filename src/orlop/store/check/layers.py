@@ -14,7 +14,8 @@ from orlop.model.findings import ODDITY
 from orlop.store.check import wording
 from orlop.store.check.archives import CUT_PADDING
 from orlop.store.check.contents import DIFFERENCES_MAX, Examiner, mappings_of, valid
-from orlop.store.check.findings import about, exposed_file, open_regular
+from orlop.store.check.findings import about, exposed_file
+from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import StorageError
+from orlop.errors import StorageError, UnsafePath
 from orlop.store.check.archives import Reading, Told
 from orlop.store.check.expected import Tree, Unfollowable
+from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,11 +92,12 @@ class Trees:
             return False
         reading = Reading()
         try:
-            with open(found[0].table.tar_split_path(id), "rb") as record:  # type: ignore[attr-defined]
+            fd = open_regular(found[0].table.tar_split_path(id))  # type: ignore[attr-defined]
+            with os.fdopen(fd, "rb") as record:
                 reading.run(record, None, growing.add)
         except FileNotFoundError:
             return self._is_empty(found[1])
-        except OSError:
+        except (OSError, UnsafePath):
             return False
         return growing.is_known(reading)
 

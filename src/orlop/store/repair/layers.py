@@ -6,13 +6,13 @@ import os
 
 from orlop.errors import StorageError
 from orlop.store.check.contents import mappings_of
-from orlop.store.check.findings import open_regular
 from orlop.store.check.layers import in_order
 from orlop.store.repair import remaking
 from orlop.store.repair.bench import OF_DATA, nothing
 from orlop.store.repair.lostlayers import LostLayers
 from orlop.store.repair.splits import SplitMending
 from orlop.store.repair.trees import TreeMending
+from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

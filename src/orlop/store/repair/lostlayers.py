@@ -16,9 +16,9 @@ from orlop.model.idmap import IDENTITY
 from orlop.store.check.archives import Reading
 from orlop.store.check.compare import Comparison, Leniency
 from orlop.store.check.expected import Tree
-from orlop.store.check.findings import open_regular
 from orlop.store.check.trees import Growing
 from orlop.store.repair.rebuild import configuration_in, items_in, made_at
+from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from orlop.store import layering
 from orlop.store.blob import Blob
 from orlop.store.check.archives import Reading
 from orlop.store.check.contents import mappings_of, valid
-from orlop.store.check.findings import open_regular
+from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

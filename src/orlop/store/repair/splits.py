@@ -9,8 +9,8 @@ from orlop.errors import ContentChanged, StorageError
 from orlop.model.digest import Digest
 from orlop.store.check.archives import Reading
 from orlop.store.check.contents import mappings_of, valid
-from orlop.store.check.findings import open_regular
 from orlop.system import files
+from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

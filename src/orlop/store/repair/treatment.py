@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 
 from orlop.errors import BadRecords
-from orlop.store.check.findings import open_regular
 from orlop.store.repair.bench import Bench, Remedy, nothing
 from orlop.store.repair.containers import ContainerRepair
 from orlop.store.repair.images import ImageRepair
 from orlop.store.repair.layers import LayerRepair
 from orlop.store.rubbish import Search
+from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
