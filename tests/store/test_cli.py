@@ -292,3 +292,27 @@ def test_dedup_says_where_it_cannot_be_done(command: Run, place: Path) -> None:
         status, out, err = command("dedup", "--yes")
         assert (status, out) == (1, "")
         assert "reflink" in err
+
+
+def test_repair_puts_right_what_it_can_and_says_what_has_to_go(
+    command: Run, store: orlop.Store, disk: Disk
+) -> None:
+    layer = store.layers.put(tar("etc/", ("etc/a", b"abc")))
+    image = store.images.create(layer=layer.id, names=["img"])
+    (file,) = [path for path in Path(store.graph_root).rglob("etc/a") if path.is_file()]
+    file.chmod(0o777)
+    assert command("check")[0] == 3
+    status, out, _ = command("repair", "--dry-run")
+    assert (status, out.startswith(f"rewrite layer {layer.id[:12]}")) == (0, True)
+    assert file.stat().st_mode & 0o777 == 0o777
+    assert command("repair")[0] == 2  # nobody agreed
+    assert command("repair", "--yes")[0] == 0
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert command("check")[0] == 0
+    file.write_bytes(b"xyz")
+    status, out, err = command("repair", "--yes", "--json")
+    assert status == 0
+    assert [step["id"] for step in json.loads(out)["done"]] == [image.id, layer.id]
+    assert "/etc/a is damaged" in err
+    assert command("check")[0] == 0
+    assert "img" not in store.images

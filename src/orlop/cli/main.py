@@ -40,6 +40,7 @@ COMMANDS = {
     "dedup": ("maintenance", "let equal files share their blocks (xfs, btrfs)"),
     "df": ("usage", "what takes the space, and what can be had back"),
     "gc": ("maintenance", "remove what no record names"),
+    "repair": ("maintenance", "put right what a check finds, with the least loss"),
     "rm": ("change", "delete containers, images and layers"),
 }
 

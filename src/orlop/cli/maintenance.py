@@ -1,4 +1,4 @@
-"""`orlop check`, `dedup` and `gc`: looking after a store."""
+"""`orlop check`, `dedup`, `gc` and `repair`: looking after a store."""
 
 from __future__ import annotations
 
@@ -104,3 +104,42 @@ def gc(session: Session, dry_run: bool, yes: bool, as_json: bool) -> int:
     """
     with session.open() as store:
         return render.carry_out(store, store.plan_gc(), dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@click.command()
+@click.option(
+    "--containers", is_flag=True, help="Also change containers, or remove them where nothing else helps."
+)
+@click.option(
+    "--unreferenced", is_flag=True, help="Also remove old layers that no image and no container needs."
+)
+@click.option("--quick", is_flag=True, help="Only look for what is found without reading the layers.")
+@render.planned
+@click.pass_obj
+def repair(
+    session: Session,
+    containers: bool,
+    unreferenced: bool,
+    quick: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Check the store, and put right what is damaged, with the least loss.
+
+    What can be had from another store is copied, what can be made again is made again, and what only lost its owner,
+    mode, time or attributes gets them back. Only what is left is removed, with what is worth nothing without it. The
+    exit status is 3 if something damaged has to stay.
+
+    \b
+    Examples:
+      orlop repair --dry-run
+      orlop repair --yes
+      orlop repair --containers --yes --json
+    """
+    with session.open() as store:
+        with render.Progress() as progress:
+            report = store.check(quick=quick, progress=progress)
+        plan = store.plan_repair(report, containers=containers, unreferenced=unreferenced)
+        status = render.carry_out(store, plan, dry_run=dry_run, yes=yes, as_json=as_json)
+    return status or (DAMAGE_FOUND if plan.keeps else 0)
