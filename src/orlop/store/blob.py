@@ -49,6 +49,8 @@ class Blob:
                 raise ValueError("a digest is verified or trusted, not both")
             if wanted and not wanted.startswith("sha256:"):
                 raise ValueError(f"only sha256 digests are verified; found {wanted!r}")
+        if not callable(getattr(source, "read", None)):
+            raise TypeError(f"a blob is a file opened for reading; found {type(source).__name__}")
         self.source = source if progress is None else _Watched(source, progress)
         self.digest = digest
         self.diff_digest = diff_digest

@@ -157,8 +157,15 @@ class Data:
         noun = collection.noun
         if not key:
             raise InvalidKey(f"a data item of a {noun} needs a key", key=key, kind=noun, action="set")
+        if isinstance(data, bytearray | memoryview):
+            data = bytes(data)
+        if not isinstance(data, bytes) and not callable(getattr(data, "read", None)):
+            raise TypeError(
+                f"data item {key!r}: wanted bytes, or a file opened for reading them; "
+                f"found {type(data).__name__}"
+            )
         if noun != "layer" and not isinstance(data, bytes):
-            data = bytes(data) if isinstance(data, bytearray | memoryview) else data.read(DATA_ITEM_MAX + 1)
+            data = data.read(DATA_ITEM_MAX + 1)
         if noun != "layer":
             checks.item(key, data)  # type: ignore[arg-type]
         if digest is not None:

@@ -18,7 +18,7 @@ from orlop.store.tables import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, BinaryIO
 
     from orlop.model.layer import Layer
@@ -66,7 +66,7 @@ class Draft:
         self,
         *,
         id: str | None = None,
-        names: tuple[str, ...] = (),
+        names: Iterable[str] = (),
         parent: Row | None = None,
         template: Row | None = None,
         label: str = "",

@@ -125,8 +125,10 @@ def mount_image(engine: Engine, ref: str, *, options: tuple[str, ...] = (), labe
             found = _image(tables, ref)
             top = pick_top_layer(engine, tables, rubbish, found, IDENTITY, host_uids=True, host_gids=True)
             row = None if top is None else tables.layers.rows.by_id(top.id)
-            if top is None or row is None:
-                raise unknown_layer(ref if top is None else top.id)
+            if top is None:
+                raise LayerUnknown(f"image {found[1].id} has no layer to be mounted", ref=ref)
+            if row is None:
+                raise unknown_layer(top.id)
             if mappings_of(row):
                 raise ReadOnly(
                     f"image {found[1].id} has only copies with id maps, and its store is only read",

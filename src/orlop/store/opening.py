@@ -71,6 +71,13 @@ def open_store(
         ConfigError, LimitExceeded: a configuration file or an option that cannot be used.
         NotSupported: the driver is not known, or does not work here.
     """
+    if isinstance(driver_options, str):
+        raise TypeError(f"driver options are a list of texts; found the single text {driver_options!r}")
+    for name, root in (("graph_root", graph_root), ("run_root", run_root), ("image_store", image_store)):
+        if root is not None and not os.fspath(
+            root
+        ):  # a variable that is not set must not mean the system's store
+            raise ConfigError(f"{name}: wanted a path, or nothing at all; found an empty one")
     given = StoreOptions(
         os.fspath(graph_root) if graph_root else "",
         os.fspath(run_root) if run_root else "",

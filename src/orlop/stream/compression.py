@@ -259,9 +259,10 @@ class _ZlibDecoder:
 def check_output(kind: int) -> None:
     """Refuse a kind that cannot be written, before anything is locked or opened for it."""
     if kind not in (NONE, GZIP, ZSTD):
+        is_known = kind in range(len(_NAMES))  # a record may say anything, and so may a caller
         raise CompressionNotSupported(
-            f"streams are compressed with gzip or zstd, not with {_NAMES[kind]}",
-            peer=f"unsupported compression format {EXTENSIONS[kind]}",
+            f"streams are compressed with gzip or zstd, not with {_NAMES[kind] if is_known else repr(kind)}",
+            peer=f"unsupported compression format {EXTENSIONS[kind] if is_known else ''}",
         )
 
 

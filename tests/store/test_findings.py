@@ -1,0 +1,74 @@
+"""What newcomers and attackers found: wrong calls that ended in strange sentences, stores that somebody prepared."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import orlop
+from interface import Disk
+from orlop.errors import CompressionNotSupported, ConfigError, LayerUnknown
+from tarballs import tar
+
+# --- wrong calls --------------------------------------------------------------------------------------------
+
+
+def test_one_text_is_no_list_of_names(store: orlop.Store) -> None:
+    """A layer called `abc` was called `a`, `b` and `c`."""
+    for make in (store.layers.create, store.images.create, store.containers.create):
+        with pytest.raises(TypeError, match="single text 'abc'"):
+            make(names="abc")
+    with pytest.raises(TypeError, match="single text 'abc'"):
+        store.layers.put(tar("x"), names="abc")
+    assert not len(store.layers)
+
+
+@pytest.mark.parametrize("given", ["rootfs.tar.gz", Path("rootfs.tar.gz"), b"bytes", None])
+def test_a_blob_is_an_open_file_and_not_its_name(store: orlop.Store, given: object) -> None:
+    with pytest.raises(TypeError, match=f"file opened for reading; found {type(given).__name__}"):
+        store.layers.put(given)  # type: ignore[arg-type]
+    assert not len(store.layers)
+
+
+@pytest.mark.parametrize("given", ["text", 3, None])
+def test_a_data_item_is_bytes(store: orlop.Store, given: object) -> None:
+    layer = store.layers.create()
+    image = store.images.create()
+    for data in (store.layers.data(layer.id), store.images.data(image.id)):
+        with pytest.raises(TypeError, match=f"'key': wanted bytes, .* found {type(given).__name__}"):
+            data["key"] = given  # type: ignore[assignment]
+        assert list(data) == []
+        data.put("key", bytearray(b"abc"))
+        assert data["key"] == b"abc"
+
+
+def test_a_root_that_is_empty_is_not_the_root_of_the_system(place: Path) -> None:
+    """`open_store(os.environ.get("ROOT", ""))` and then `wipe` would be the end of podman's store."""
+    for name in ("graph_root", "run_root", "image_store"):
+        roots = {"graph_root": str(place / "g"), "run_root": str(place / "r"), name: ""}
+        with pytest.raises(ConfigError, match=f"{name}: wanted a path"):
+            orlop.open_store(**roots, driver="vfs")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="single text"):
+        orlop.open_store(place / "g", place / "r", "vfs", driver_options="vfs.x=y")
+    assert list(place.iterdir()) == []
+
+
+def test_an_image_without_layers_says_that_it_has_none(store: orlop.Store) -> None:
+    image = store.images.create(names=["empty"])
+    with pytest.raises(LayerUnknown, match=f"image {image.id} has no layer"):
+        store.mount_image("empty")
+
+
+@pytest.mark.parametrize("kind", [1, 3, 5, 99, -1, 2**40])
+def test_a_compression_that_nobody_knows_is_not_supported(store: orlop.Store, disk: Disk, kind: int) -> None:
+    """Whether the caller names it or the record does, which any program may have written."""
+    layer = store.layers.put(tar("x"))
+    with pytest.raises(CompressionNotSupported):
+        store.diff(layer.id, compression=kind)
+    path = disk.path("layers", "layers.json")
+    records = json.loads(path.read_bytes())
+    records[0]["compression"] = kind
+    path.write_text(json.dumps(records))
+    with pytest.raises(CompressionNotSupported):
+        store.diff(layer.id)
+    store.diff(layer.id, compression=0).close()
