@@ -154,6 +154,6 @@ def _wait_past(began: float) -> None:
 
 
 def log_skipped(path: bytes, error: Exception) -> None:
-    import logging
+    from orlop.system import log
 
-    logging.getLogger(__name__).warning("left %r out of the archive: %s", os.fsdecode(path), error)
+    log.warn(__name__, "left %r out of the archive: %s", os.fsdecode(path), error)

@@ -279,6 +279,6 @@ def _label(place: str) -> None:
         if label:
             selinux.set_label(place, label)
     except OSError as error:
-        import logging
+        from orlop.system import log
 
-        logging.getLogger(__name__).warning("could not label %s: %s", place, error)
+        log.warn(__name__, "could not label %s: %s", place, error)

@@ -100,10 +100,10 @@ class _Available:
                 found = engine.ids_set_aside = self._look_up(engine)
             except (StorageError, OSError) as error:
                 # Not remembered: an administrator may be about to put it right.
-                import logging
+                from orlop.system import log
 
                 self._problem = str(error)
-                logging.getLogger(__name__).warning("no ids for automatic user namespaces: %s", error)
+                log.warn(__name__, "no ids for automatic user namespaces: %s", error)
                 found = "", IDSet(), IDSet()
         self._owner, *self._ids = found
 

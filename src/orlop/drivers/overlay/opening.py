@@ -166,6 +166,6 @@ def limits(
 
 
 def _warn(text: str, *arguments: object) -> None:
-    import logging
+    from orlop.system import log
 
-    logging.getLogger(__name__).warning(text, *arguments)
+    log.warn(__name__, text, *arguments)
