@@ -208,13 +208,15 @@ def _status_from_namespace(wanted: _Wanted) -> int | None:
 
 
 def _log_settings(options: StoreOptions, streams: Streams) -> None:
-    """What the log begins with. From now on it also tells of every wait for a lock."""
-    from orlop.system import locks
+    """What the log begins with. From now on it also tells of every wait for a lock, and what the library warns of."""
+    from orlop.system import locks, log
 
     streams.log("debug", f"Root: {options.graph_root}")
     streams.log("debug", f"Run Root: {options.run_root}")
     streams.log("debug", f"Driver Name: {options.driver}")
     streams.log("debug", f"Driver Options: [{' '.join(options.driver_options)}]")
+
+    log.listen(streams.log)
 
     def waiting(path: str, mode: str) -> None:
         streams.log("debug", f"waiting for {path} ({mode})")
