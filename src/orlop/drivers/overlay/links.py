@@ -54,14 +54,23 @@ def id_of(target: str) -> str | None:
 def path_of(directory: str) -> str | None:
     """The short name of a layer that is to go, as a path, if it is this layer's indeed."""
     link = read(directory)
-    if link is None:
-        return None
     home, id = os.path.split(directory)
-    path = f"{home}/l/{link}"
+    if link is not None:
+        path = f"{home}/l/{link}"
+        return path if _leads_to(path, id) else None
+    # Whoever made the layer died before its `link` file was written; nobody would know whose the name was.
     try:
-        return path if os.readlink(path) == f"../{id}/diff" else None
+        names = os.listdir(f"{home}/l")
     except OSError:
         return None
+    return next((path for name in names if _leads_to(path := f"{home}/l/{name}", id)), None)
+
+
+def _leads_to(path: str, id: str) -> bool:
+    try:
+        return os.readlink(path) == f"../{id}/diff"
+    except OSError:
+        return False
 
 
 def recover(home: str, ids: Iterable[str]) -> None:
