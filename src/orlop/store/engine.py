@@ -114,9 +114,11 @@ class Engine:
     def _release(self, layer_ids: set[str]) -> None:
         """Finish a deletion that was decided: drop the images and containers built on these layers.
 
-        A layer that is still being made has neither. Called while the layer table is held, which comes first.
+        A layer that is still being made has neither, or is on an image's list of mapped copies. Called while the
+        layer table is held, which comes first.
         """
         from orlop.store import containers, images
+        from orlop.store.layers import forget_copies
 
         with self.open(images=WRITE, containers=WRITE, additional=False) as tables:
             rubbish = self.layers.new_trash()
@@ -131,6 +133,7 @@ class Engine:
             boxes = [row for row in tables.containers.rows if row.document.get("layer") in layer_ids]
             if boxes:
                 containers.remove_records(self, tables.containers, boxes, rubbish)
+            forget_copies(tables, layer_ids)
         rubbish.empty()
 
     def _stored_ids(self) -> list[str]:
@@ -176,7 +179,10 @@ class Engine:
         if table is None:
             directory = self.place("images", root=self.options.image_store)
             table = self._tables["images"] = ImageTable(
-                directory, durable=self.options.durable, lock_timeout=self.options.lock_timeout
+                directory,
+                run_directory=self.place("images", run=True),
+                durable=self.options.durable,
+                lock_timeout=self.options.lock_timeout,
             )
         assert isinstance(table, ImageTable)
         return table

@@ -12,12 +12,15 @@ from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from orlop.records.blocks import View
     from orlop.records.rows import Row
     from orlop.store.engine import Engine
     from orlop.store.tables import Tables
+
+    T = TypeVar("T")
 
 # Not `mapped-layers`: those layers are the other store's. Items come with their files, flags only by a rename.
 _FACTS = ("digest", "names-history", "metadata", "created")
@@ -82,10 +85,11 @@ def foreign_of_id(engine: Engine, tables: Tables, id: str | None) -> Foreign | N
     return None
 
 
-def pull_up(engine: Engine, tables: Tables, view: View, row: Row) -> Row:
-    """Copy an image of an additional store into the primary table, which is open for writing; its new row.
+def pull_up(engine: Engine, tables: Tables, view: View, row: Row, change: Callable[[Row], T]) -> T:
+    """Copy an image of an additional store into the primary table, which is open for writing, and change the copy.
 
-    The caller changes the row and saves. Nothing is stolen for it: the names that the image brings have to be free.
+    `change` gets the new row; what it returns is returned. Copy and change are saved together. Nothing is stolen for
+    the copy: the names that the image brings have to be free.
 
     Raises:
         DuplicateName: an image of this store has one of them. DataUnknown, LimitExceeded: an item cannot be copied.
@@ -97,7 +101,7 @@ def pull_up(engine: Engine, tables: Tables, view: View, row: Row) -> Row:
     data, digests = foreign.items()
     items = engine.items(tables.images.table)
     with items.making(row.id):
-        document = foreign.document() | items.store_all(row.id, data, digests)
-        made = tables.images.add(document)
+        made = tables.images.add(foreign.document() | items.store_all(row.id, data, digests))
+        result = change(made)
         tables.images.save()
-    return made
+    return result

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from orlop.errors import StorageError
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.store import layering
+from orlop.store.layers import forget_copies
 from orlop.store.tables import unknown_layer
 
 TYPE_CHECKING = False
@@ -73,26 +73,28 @@ def _mapped_copy(
     parent_id = source.document.get("parent") or ""
     parent = tables.find_layer(parent_id) if parent_id else None
     draft = layering.Draft(
+        id=layering.new_id(tables.layers),
         parent=parent[1] if parent else None,
         template=source,
         label=source.document.get("mountlabel") or "",
         writable=False,
         mappings=mappings,
     )
-    try:
-        made, _ = layering.make_layer(engine, tables, rubbish, draft)
-    except StorageError as error:
-        error.add_note(f"while making a copy of layer {source.id} with other id maps")
-        raise
-    row = layering.require_layer(tables, made.id)
-    try:
+
+    def register(id: str) -> None:
+        # While the copy is flagged: after a crash it is on the image's list, or there is no copy.
         mapped = image.document.get("mapped-layers") or []
-        tables.images.change(image, {"mapped-layers": [*mapped, made.id]})
+        tables.images.change(image, {"mapped-layers": [*mapped, id]})
         tables.images.save()
+
+    try:
+        made, _ = layering.make_layer(engine, tables, rubbish, draft, seal=register)
     except BaseException as error:
+        error.add_note(f"while making a copy of layer {source.id} with other id maps")
         try:
-            engine.layers.remove(tables.layers, [row], rubbish)
+            forget_copies(tables, {str(draft.id)})
+            tables.images.save()
         except BaseException as second:
-            error.add_note(f"and the copy {made.id} could not be deleted: {second}")
+            error.add_note(f"and image {image.id} still lists the copy {draft.id}: {second}")
         raise
-    return row
+    return layering.require_layer(tables, made.id)
