@@ -92,6 +92,10 @@ class Items:
         """A block around `store_all` and the saving of a new record: after a crash both are there, or neither."""
         return _Making(self._table, id)
 
+    def removing(self, ids: list[str]) -> _Note:
+        """A block around the removal of records, then of their data: after a crash no data is left without them."""
+        return _Note(self._table, {"ids": ids})
+
     def _refuse(self, id: str, data: Mapping[str, bytes | BinaryIO]) -> None:
         """Raise for what cannot be stored, before anything is written."""
         for key, value in data.items():
@@ -141,7 +145,7 @@ class Items:
 class _Note:
     """A file that names what is being written, for whoever comes after us if we do not come to the end."""
 
-    def __init__(self, table: Table, what: dict[str, str], *, durable: bool = False) -> None:
+    def __init__(self, table: Table, what: dict[str, Any], *, durable: bool = False) -> None:
         """`durable`: the note is on disk before what it names is touched, for who comes after a power loss."""
         self._table = table
         self._what = what
@@ -207,7 +211,9 @@ def directories(directory: str) -> list[str]:
         names = os.listdir(directory)
     except OSError:
         return []
-    begun = {id for id, _, _ in _read_notes(directory, names)}  # their records were to follow
+    begun = {
+        id for id, _, _ in _read_notes(directory, names)
+    }  # their records were to follow, or to go before
     return [name for name in names if looks_generated(name) and name not in begun]
 
 
@@ -218,17 +224,18 @@ def mend(table: Table, editor: Editor, names: list[str]) -> None:
 
 
 def _read_notes(directory: str, names: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Of each note the id, the key, and all it says.
+    """Of each note the ids, each with the key and all it says.
 
     One that cannot be read was not yet whole when its writer died, so nothing of what it would name was written.
     """
     for name in filter(is_note, names):
         try:
             what = gojson.decode(files.read(os.path.join(directory, name)))
-            id, key = what["id"], what.get("key", "")
+            ids, key = what.get("ids") or [what["id"]], what.get("key", "")
+            harmless = isinstance(key, str) and are_harmless(ids)
         except (ValueError, KeyError, TypeError, AttributeError, OSError, StorageError):
             continue
-        if isinstance(id, str) and isinstance(key, str) and are_harmless([id]):
+        for id in ids if harmless else ():
             yield id, key, what
 
 

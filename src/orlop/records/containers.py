@@ -45,6 +45,9 @@ class ContainerTable(Table):
         self._transient = transient
         self._run_directory = run_directory
 
+    def _swept(self) -> set[str]:
+        return {*super()._swept(), self._run_directory}
+
     def _doubts(self, rows: Rows) -> str | None:
         """As for images (P11). A reboot takes the records of a transient store, not their data: that is no loss."""
         stable, volatile = self.files

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 class ImageTable(Table):
-    """Images of one root."""
+    """Images of one root. `run_directory` is where callers' files that go with the next boot lie."""
 
     def __init__(
         self,
         directory: str,
         *,
+        run_directory: str | None = None,
         read_only: bool = False,
         durable: bool = True,
         lock_timeout: float | None = None,
@@ -40,6 +41,10 @@ class ImageTable(Table):
             unique_ids=False,  # the peers list both records of one id; the later one is found by it
             lock_timeout=lock_timeout,
         )
+        self._run_directory = run_directory
+
+    def _swept(self) -> set[str]:
+        return super()._swept() | ({self._run_directory} if self._run_directory else set())
 
     def _accept(self, document: Document) -> Document:
         return with_digest(document)

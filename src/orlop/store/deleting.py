@@ -70,10 +70,12 @@ def wipe(engine: Engine) -> None:
 
 
 def _wipe(engine: Engine, tables: Tables, rubbish: Trash) -> None:
-    containers.remove_records(engine, tables.containers, tables.containers.rows, rubbish)
-    every = [(editor, row) for editor in tables.own_images() for row in editor.rows]
-    images.remove_records(engine, every, rubbish)
-    delete_layers(engine, tables, _newest_first(tables), rubbish)
+    def release() -> None:
+        containers.remove_records(engine, tables.containers, tables.containers.rows, rubbish)
+        every = [(editor, row) for editor in tables.own_images() for row in editor.rows]
+        images.remove_records(engine, every, rubbish)
+
+    delete_layers(engine, tables, _newest_first(tables), rubbish, release)
     driver = engine.ready_driver
     for id in driver.ids():
         driver.check_id(id)

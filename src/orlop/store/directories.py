@@ -6,9 +6,11 @@ write there, so names are resolved beneath the directory and never lead out of i
 
 from __future__ import annotations
 
+import errno
 import os
 
 from orlop.store.collection import Collection
+from orlop.store.tables import WRITE
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -40,21 +42,49 @@ class Directories(Collection["T"]):
             ImageUnknown, ContainerUnknown.
             UnsafePath: the name is empty, or leads out of the directory.
         """
+        parts = _parts(name)
+        # The table is held, so that the record does not go meanwhile; and see `_replace`.
+        with self._engine.open(
+            images=WRITE if self.noun == "image" else None,
+            containers=WRITE if self.noun == "container" else None,
+        ) as tables:
+            found = self._find(tables, ref)
+            if found is None:
+                raise self._not_known(ref)
+            self._replace(found[1].id, parts, data, run)
+
+    def _replace(self, id: str, parts: list[bytes], data: bytes, run: bool) -> None:
         from orlop.system.beneath import DIRECTORY, Root
 
-        top = os.open(self._directory(ref, run=run), DIRECTORY)
+        durable = self._engine.options.durable and not run
+        place = self._engine.place(f"{self.noun}s", run=run)
+        base = os.path.join(place, id, "userdata")
+        if not os.path.isdir(base):
+            files.make_dirs(base)
+            for above in (place, os.path.dirname(base)) if durable else ():
+                files.sync_dir(above)
+        top = os.open(base, DIRECTORY)
         try:
             with Root(top) as root:
-                parts = _parts(name)
                 for depth in range(1, len(parts)):
                     parent, last = root.parent(b"/".join(parts[:depth]))
                     try:
                         os.mkdir(last, 0o700, dir_fd=parent)
                     except FileExistsError:
-                        pass
+                        continue
+                    if durable:
+                        files.sync_dir(f"/proc/self/fd/{parent}")
                 parent, last = root.parent(b"/".join(parts))
                 path = f"/proc/self/fd/{parent}/{os.fsdecode(last)}"
-                files.write_atomic(path, data, durable=self._engine.options.durable and not run)
+                try:
+                    # Unfinished it lies beside the table, where whoever loads that for a change removes what dead
+                    # processes left. Beside its name it would stay for ever, for what lies there is the caller's.
+                    with files.replacing(path, durable=durable, temp_dir=place) as out:
+                        out.write(data)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    files.write_atomic(path, data, durable=durable)  # something is mounted there
         finally:
             os.close(top)
 

@@ -55,9 +55,13 @@ class Images(Directories[Image]):
             if found is None:
                 raise self._not_known(ref)
             view, row = found
-            if view is not tables.images:
-                row = pullup.pull_up(self._engine, tables, view, row)
-            return self._give_names(tables.images, row, operation, wanted)
+
+            def give(own: Row) -> tuple[str, ...]:
+                return self._give_names(tables.images, own, operation, wanted)
+
+            return (
+                give(row) if view is tables.images else pullup.pull_up(self._engine, tables, view, row, give)
+            )
 
     def _history(self, row: Row, names: list[str]) -> dict[str, object]:
         # Each name goes to the front in turn, so the last of the list ends up first (`spec/records.md` 10).
@@ -232,19 +236,24 @@ def directories_of(engine: Engine, id: str) -> list[str]:
 def remove_records(engine: Engine, images: Iterable[tuple[Editor, Row]], rubbish: Trash) -> None:
     """Take records of images away, each table saved once, and set their data aside; their layers stay."""
     images = list(images)
+    place = engine.place("images")
     for editor, row in images:
         editor.remove(row)
-    for editor in dict.fromkeys(editor for editor, _ in images):
-        editor.save()
-    tables = (engine.images, *engine.additional_images(foreign=False))
-    for editor, row in images:
-        rubbish.set_aside(os.path.join(editor.table.directory, row.id))
-        if any(table.find_by_id(row.id) is not None for table in tables):
-            continue  # the caller's own directories, and another table's data, still have an owner
-        files.remove_tree(os.path.join(engine.place("images", run=True), row.id))
-        rubbish.set_aside(
-            os.path.join(engine.place("images"), row.id)
-        )  # a split store keeps `userdata` there
+    with engine.items(engine.images).removing([row.id for _, row in images]):
+        # Of two records of one image callers see the primary table's. It goes last: to die before that leaves them
+        # the image as it was, and not the one of before it was renamed.
+        for editor in sorted({editor for editor, _ in images}, key=lambda e: e.table is engine.images):
+            editor.save()
+        tables = (engine.images, *engine.additional_images(foreign=False))
+        for editor, row in images:
+            has_owner = any(table.find_by_id(row.id) is not None for table in tables)
+            if not (
+                has_owner and editor.table.directory == place
+            ):  # there lie the caller's own files as well
+                rubbish.set_aside(os.path.join(editor.table.directory, row.id))
+            if not has_owner:
+                files.remove_tree(os.path.join(engine.place("images", run=True), row.id))
+                rubbish.set_aside(os.path.join(place, row.id))  # a split store keeps `userdata` there
 
 
 def _moment(created: object) -> str:
