@@ -16,7 +16,7 @@ from orlop.model.timestamp import UNSET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from orlop.model.record import Document, Shape, Stored
@@ -55,7 +55,7 @@ class Aside:
 class Contents:
     """What a file of records says: a document in normal form for each element, or None if that was set aside.
 
-    And what the file will say: `put` and `drop` change the text of elements, `joined` is that of the whole. The
+    And what the file will say: `put` and `drop` change the text of elements, `blocks` are the bytes of the whole. The
     documents stay those that were read.
     """
 
@@ -137,9 +137,14 @@ class Contents:
         self.texts()[place] = ""
         self._ours.add(place)
 
-    def joined(self) -> str:
-        """The text of the file as it should be."""
-        return "[" + ",".join(filter(None, self.texts())) + "]"
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes of the file as it should be. In blocks, as a long text in one piece leaves the cache."""
+        texts = [*filter(None, self.texts())]
+        yield b"["
+        for start in range(0, len(texts), _BLOCK):
+            between = "," if start else ""
+            yield gojson.bytes_of(between + ",".join(texts[start : start + _BLOCK]))
+        yield b"]"
 
     def canonical(self) -> str | None:
         """The text of all elements, if it is to the byte what `encode` would write; None if it might not be."""
@@ -150,7 +155,9 @@ class Contents:
             self._were_canonical = _is_canonical(self._kind, read, self._text_read())
         if not self._were_canonical:
             return None
-        return (self._text if self._texts is None and self.documents else self.joined())[1:-1]
+        if self._texts is None and self.documents:
+            return self._text[1:-1]
+        return ",".join(filter(None, self.texts()))
 
     def _text_read(self) -> str:
         """The text of those elements that are as they were read."""

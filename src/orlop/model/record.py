@@ -15,7 +15,7 @@ and written back: a newer program's data is not ours to drop (`spec/records.md` 
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, repeat
 
 from orlop.model.digest import Digest
 from orlop.model.idmap import IDMap
@@ -73,8 +73,7 @@ class Shape:
 
 
 def _texts(values: list[Any]) -> bool:
-    "".join(values)
-    return True
+    return {*map(type, values)} <= {str}
 
 
 def _references(values: list[Any]) -> bool:
@@ -95,16 +94,19 @@ def _are_integers(values: list[Any], least: int, most: int) -> bool:
 
 
 def _text_lists(values: list[Any]) -> bool:
-    return _texts(_items(values))
+    return _are_lists_of(str, values)
 
 
 def _uint32_lists(values: list[Any]) -> bool:
-    return _are_integers(_items(values), 0, 0xFFFFFFFF)
+    if not _are_lists_of(int, values):
+        return False
+    # Few differ: the layers of a store belong to the same few owners.
+    different = {*chain.from_iterable({*map(tuple, values)})}
+    return not different or (min(different) >= 0 and max(different) <= 0xFFFFFFFF)
 
 
-def _items(values: list[Any]) -> list[Any]:
-    sum(map(list.__len__, values))  # or else a text would do as the list of its letters
-    return list(chain.from_iterable(values))
+def _are_lists_of(kind: type, values: list[Any]) -> bool:
+    return {*map(type, values)} <= {list} and {*map(type, chain.from_iterable(values))} <= {kind}
 
 
 def _integer_maps(values: list[Any]) -> bool:
@@ -123,8 +125,9 @@ _MAP_KEYS = ("container_id", "host_id", "size")
 
 
 def _map_lists(values: list[Any]) -> bool:
-    maps = _items(values)
-    return all(type(m) is dict and _integers([m.get(key) for key in _MAP_KEYS]) for m in maps)
+    return _are_lists_of(dict, values) and all(
+        _integers([each.get(key) for key in _MAP_KEYS]) for each in chain.from_iterable(values)
+    )
 
 
 def is_shallow(values: list[Any]) -> bool:
@@ -282,12 +285,11 @@ class Record:
     @classmethod
     def all_of(cls, documents: Iterable[Document]) -> list[Self]:
         """The values of many documents, without anything computed."""
-        new, put = cls.__new__, object.__setattr__
-        values = []
-        for document in documents:
-            value = new(cls)
-            put(value, "_document", document)
-            values.append(value)
+        documents = list(documents)
+        values = list(map(cls.__new__, repeat(cls, len(documents))))
+        put: Any = Record._document  # the slot itself, as `__setattr__` refuses
+        for _ in map(put.__set__, values, documents):
+            pass
         return values
 
     def document(self) -> Document:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _DAYS_BEFORE_MONTH = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365)
 _DAYS_BEFORE_1970 = 719_162  # counted from the first of January of the year 1
 
+_days_seen: set[str] = set()  # that are days: those of a store are few, and are met again
+_DAYS_SEEN_MAX = 5_000
+
 
 class Timestamp(str):
     """RFC 3339 text, e.g. `2026-11-23T21:16:55.68507543Z`."""
@@ -87,29 +90,34 @@ def is_timestamp(text: str) -> bool:
 
 
 def are_timestamps(texts: list[str]) -> bool:
-    """The same for many, looked at column by column: a store of many records is loaded with every small command."""
-    count = len(texts)
-    heads = "".join([text[:20] for text in texts])
-    ends = "".join([text[19:] for text in texts])
-    columns = [heads[at::20] for at in range(20)]
-    plain = (
-        len(heads) == 20 * count
-        and all(columns[at] == sign * count for at, sign in ((10, "T"), (13, ":"), (16, ":")))
-        and _are_digits("".join([columns[at] for at in (11, 12, 14, 15, 17, 18)]))
-        and max(zip(columns[11], columns[12], strict=True)) <= ("2", "3")
-        and max(columns[14]) <= "5"
-        and max(columns[17]) <= "5"
-        # Behind the seconds: Z, or a point, digits, Z.
-        and {*columns[19]} <= {".", "Z"}
-        and {text[-1] for text in texts} == {"Z"}
-        and ends.count("Z") == count
-        and ends.count(".") == columns[19].count(".")
-        and ".Z" not in ends
-        and _are_digits(ends.replace("Z", "0").replace(".", ""))
+    """The same for many: a store of many records is loaded with every small command."""
+    by_length: dict[int, list[str]] = {}
+    for text in texts:
+        by_length.setdefault(len(text), []).append(text)
+    return all(
+        _are_plain(alike, length) or all(map(is_timestamp, alike)) for length, alike in by_length.items()
     )
-    if not plain:
-        return all(map(is_timestamp, texts))
-    return all(map(_is_day, {text[:10] for text in texts}))
+
+
+def _are_plain(texts: list[str], length: int) -> bool:
+    """True if texts of one length surely are times in UTC; looked at column by column."""
+    if length < 20 or length == 21:
+        return False
+    together = "".join(texts)
+    columns = [together[at::length] for at in range(length)]
+    signs = {4: "-", 7: "-", 10: "T", 13: ":", 16: ":", 19: ".", length - 1: "Z"}
+    if any(columns[at] != sign * len(texts) for at, sign in signs.items()):
+        return False
+    if not _are_digits("".join([column for at, column in enumerate(columns) if at not in signs])):
+        return False
+    if max(zip(columns[11], columns[12], strict=True)) > ("2", "3") or max(columns[14] + columns[17]) > "5":
+        return False
+    new = {text[:10] for text in texts} - _days_seen
+    if not all(map(_is_day, new)):
+        return False
+    if len(_days_seen) < _DAYS_SEEN_MAX:
+        _days_seen.update(new)
+    return True
 
 
 def _is_day(text: str) -> bool:

@@ -5,6 +5,8 @@ A View asks, an Editor changes; neither is of use outside its block. What they w
 
 from __future__ import annotations
 
+import gc
+
 from orlop.errors import DuplicateID
 from orlop.formats.records import encode_all, trimmed
 from orlop.records.rows import Row
@@ -21,9 +23,34 @@ if TYPE_CHECKING:
 # A table is reloaded for repair at most this often, then it is used as it is (`spec/locking.md` 4.2).
 REPAIR_ATTEMPTS = 3
 
+_MANY = 10_000  # objects: less is not worth a search of its own
+
 
 class NeedsWriting(Exception):
     """What was loaded wants repair, and only a shared lock is held."""
+
+
+class Uncollected:
+    """A block that makes many objects, none of them garbage, and is not to be held up by the search for some.
+
+    `lasting` objects, such as records that were loaded, are looked at once, and not again while they are young.
+    """
+
+    __slots__ = ("_lasting", "_was_on")
+
+    def __init__(self, *, lasting: bool = False) -> None:
+        self._lasting = lasting
+        self._was_on = False
+
+    def __enter__(self) -> None:
+        self._was_on = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *args: object) -> None:
+        if self._was_on:
+            if self._lasting and gc.get_count()[0] > _MANY:
+                gc.collect(1)
+            gc.enable()
 
 
 class View:
@@ -41,7 +68,8 @@ class View:
         return self.table.value(row)
 
     def values(self) -> list[Record]:
-        return self.table.values_of(self.rows.documents())
+        with Uncollected():
+            return self.table.values_of(self.rows.documents())
 
     def json(self) -> str:
         """All records as the text of a JSON array; where possible the text of the files, which costs nothing."""

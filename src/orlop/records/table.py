@@ -24,7 +24,6 @@ Rules
 from __future__ import annotations
 
 import _thread
-import gc
 import os
 
 from orlop.errors import BadRecords, LimitExceeded, ReadOnly, StorageError, UnsafePath
@@ -32,7 +31,7 @@ from orlop.formats import gojson
 from orlop.formats.limits import RECORDS_FILE_MAX
 from orlop.formats.records import Aside, Contents, encode, parse
 from orlop.records import bigdata
-from orlop.records.blocks import Editor, Looking, NeedsWriting, Reading, Writing
+from orlop.records.blocks import Editor, Looking, NeedsWriting, Reading, Uncollected, Writing
 from orlop.records.rows import Row, Rows
 from orlop.system import files
 
@@ -259,13 +258,8 @@ class Table:
                     self._left = [f"what a dead process left cannot be cleared away: {problem}"]
 
     def _load(self, *, as_is: bool) -> None:
-        collecting = gc.isenabled()
-        gc.disable()  # many objects, none of them garbage: looking for it would take half of the time again
-        try:
+        with Uncollected(lasting=True):
             self._read_files(as_is)
-        finally:
-            if collecting:
-                gc.enable()
 
     def _read_files(self, as_is: bool) -> None:
         token = self.locks[0].token()
@@ -324,18 +318,20 @@ class Table:
     # --- saving -----------------------------------------------------------------------------------------
 
     def _save(self, homes: Iterable[int]) -> None:
-        contents: list[tuple[TableFile, bytes]] = []
+        homes = list(homes)
 
         def write() -> None:
             self.renew_tokens()
-            for file, content in contents:
-                file.mtime_ns = files.write_atomic(file.path, content, durable=file.durable)
+            for home in homes:
+                file = self.files[home]
+                assert file.contents is not None
+                file.mtime_ns = files.write_atomic(file.path, file.contents.blocks(), durable=file.durable)
                 file.found = True
 
         try:
-            contents += [(self.files[home], gojson.bytes_of(self._encoded(home))) for home in homes]
-            for file, _ in contents:
-                files.make_dirs(os.path.dirname(file.path))
+            for home in homes:
+                self._encode(home)
+                files.make_dirs(os.path.dirname(self.files[home].path))
             self._around_save(write)
         except BaseException:
             self.forget()
@@ -346,7 +342,8 @@ class Table:
         tokens = [lock.renew() for lock in self.locks]
         self._token = tokens[0]
 
-    def _encoded(self, home: int) -> str:
+    def _encode(self, home: int) -> None:
+        """Bring the text of a file up to date with the rows."""
         contents = self.files[home].contents
         assert contents is not None
         changed, dropped = self._rows.changes(home)
@@ -354,7 +351,6 @@ class Table:
             contents.drop(place)
         for row in changed:
             row.place = contents.put(row.place, encode(self.record, row.document))
-        return contents.joined()
 
 
 def _temporaries(directory: str) -> list[str]:
