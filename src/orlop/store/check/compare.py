@@ -315,8 +315,7 @@ class Comparison:
             found.append(("mode", f"{node.facts[0]:04o}", f"{mode:04o}"))
         wanted_ns = node.known_mtime_ns if isinstance(node, Directory) else node.mtime_ns
         if wanted_ns is not None and not lenient.times and not _is_same_time(wanted_ns, status.st_mtime_ns):
-            wanted_s, found_s = wanted_ns // _SECOND, status.st_mtime_ns // _SECOND
-            found.append(("mtime", f"0x{wanted_s:x}", f"0x{found_s:x}"))
+            found.append(("mtime", str(wanted_ns), str(status.st_mtime_ns)))
         if kind in (CHAR, BLOCK_DEVICE) and status.st_rdev != node.size:
             found.append(("device", _device(node.size), _device(status.st_rdev)))
         return found

@@ -6,6 +6,7 @@ import os
 
 from orlop.formats.tarheader import REGULAR
 from orlop.formats.tarsplit import clean_name, quoted
+from orlop.model.timestamp import Timestamp
 from orlop.store.check.compare import ADDED, MISSING
 
 TYPE_CHECKING = False
@@ -91,7 +92,10 @@ def of_difference(subject: Subject, difference: Difference, directory: str) -> F
             peers=(f"+{name}{slash}, {_MODIFIED}",),
         )
     words = {word for word, _, _ in difference.attributes}
-    attributes = ",".join(f"{word}:{wanted}{_ARROW}{found}" for word, wanted, found in difference.attributes)
+    attributes = ",".join(
+        f"{word}:{_of_peers(word, wanted)}{_ARROW}{_of_peers(word, found)}"
+        for word, wanted, found in difference.attributes
+    )
     line = f"{name}({attributes}), {_MODIFIED}"
     node = difference.node
     content = node is not None and node.kind == REGULAR and not words.isdisjoint(_OF_CONTENT)
@@ -106,13 +110,26 @@ def of_difference(subject: Subject, difference: Difference, directory: str) -> F
     )
 
 
+def _of_peers(word: str, value: str) -> str:
+    return f"0x{int(value) // 1_000_000_000:x}" if word == "mtime" else value
+
+
 def _sentence(word: str, wanted: str, found: str) -> str:
     if word == "filetype":
         return f"is {_kind(found)}, and should be {_kind(wanted)}"
     if word == "content":
         return "has another content" if wanted != "readable" else f"cannot be read: {found}"
-    word = {"uid": "user", "gid": "group", "mtime": "time"}.get(word, word)
+    if word == "mtime":
+        return f"time is {_time(found)}, and should be {_time(wanted)}"
+    word = {"uid": "user", "gid": "group"}.get(word, word)
     return f"{word} is {found}, and should be {wanted}"
+
+
+def _time(ns: str) -> str:
+    try:
+        return Timestamp.from_ns(int(ns))
+    except (OverflowError, ValueError, OSError):
+        return f"{int(ns) // 1_000_000_000} seconds after 1970"
 
 
 def _kind(code: str) -> str:
