@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from orlop.model.record import Document
+
 
 class Image(Record):
     """An image as it was when it was looked up. Frozen; sizes are bytes."""
@@ -47,8 +49,20 @@ class Image(Record):
     @property
     def digests(self) -> tuple[Digest, ...]:
         """The image's own digest, then those of its manifests, each once (`spec/records.md` 18.4)."""
-        found = [self.digest] if self.digest else []
-        found += [
-            digest for key, digest in self.data_digests.items() if key.startswith("manifest") and digest
-        ]
-        return tuple(dict.fromkeys(found))
+        return tuple(map(Digest, dict.fromkeys(digests_of(self._document))))
+
+
+# What image records are found by, besides their names; as rows look them up (`records/rows`).
+
+
+def digests_of(document: Document) -> list[str]:
+    """An image's own digest, then those of its manifests."""
+    recorded = document.get("big-data-digests") or {}
+    found = [document.get("digest"), *[recorded[key] for key in recorded if key.startswith("manifest")]]
+    return [digest for digest in found if digest]
+
+
+def tops_of(document: Document) -> list[str]:
+    """The top layer, then its copies with other id maps."""
+    tops = (document.get("layer"), *(document.get("mapped-layers") or ()))
+    return [id for id in tops if id]

@@ -7,7 +7,7 @@ import os
 from orlop.errors import ImageUnknown, ImageUsedByContainer, NotAnImage
 from orlop.model.digest import Digest
 from orlop.model.ids import LayerID
-from orlop.model.image import Image
+from orlop.model.image import Image, digests_of, tops_of
 from orlop.model.timestamp import Timestamp
 from orlop.store.directories import Directories
 from orlop.store.tables import READ, WRITE, emptied
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orlop.records.blocks import Editor, View
-    from orlop.records.rows import Row
+    from orlop.records.rows import Key, Row
     from orlop.records.trash import Trash
     from orlop.store.engine import Engine
     from orlop.store.tables import Tables
@@ -153,7 +153,8 @@ class Images(Directories[Image]):
 
     def by_digest(self, digest: str) -> list[Image]:
         """The images found by a digest: their own, or that of one of their manifests. May be empty."""
-        return [image for image in self._all() if digest in image.digests]
+        with self._opening(READ) as tables:
+            return self._found(self._views(tables), digests_of, digest)
 
     def by_top_layer(self, ref: str) -> list[Image]:
         """The images whose top layer, or one of its mapped copies, is this layer. May be empty.
@@ -163,12 +164,10 @@ class Images(Directories[Image]):
         """
         with self._engine.open(layers=READ, images=READ) as tables:
             id = tables.layer(ref)[1].id
-            return [
-                self._value(view, row)
-                for view in self._views(tables)
-                for row in view.rows
-                if row.document.get("layer") == id or id in (row.document.get("mapped-layers") or ())
-            ]
+            return self._found(self._views(tables), tops_of, id)
+
+    def _found(self, views: Iterable[View], key: Key, value: str) -> list[Image]:
+        return [self._value(view, row) for view in views for row in view.rows.holding(key, value)]
 
     def size(self, ref: str) -> int:
         """Bytes of the image: its layers, each once, and its data (`spec/records.md` 22).

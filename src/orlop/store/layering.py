@@ -150,7 +150,7 @@ def find_parent(engine: Engine, tables: Tables, ref: str | None) -> tuple[View, 
     view, row = tables.layer(ref)
     # A container's layer is made under the layer lock, which we hold: this look need not last.
     with engine.open(containers=READ) as others:
-        owner = next((c for c in others.containers.rows if c.document.get("layer") == row.id), None)
+        owner = next(iter(others.containers.rows.holding("layer", row.id)), None)
     if owner is not None:
         raise ParentIsContainer(
             f"layer {row.id} is the changing layer of container {owner.id}, and cannot be a parent",

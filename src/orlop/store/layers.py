@@ -266,7 +266,6 @@ def delete_layers(
 def forget_copies(tables: Tables, ids: set[str]) -> None:
     """Take layers that are gone off the lists of mapped copies."""
     for editor in tables.own_images():
-        for image in list(editor.rows):
-            mapped = image.document.get("mapped-layers") or []
-            if not ids.isdisjoint(mapped):
-                editor.change(image, {"mapped-layers": [id for id in mapped if id not in ids]})
+        for image in {row for id in ids for row in editor.rows.holding("mapped-layers", id)}:
+            mapped = image.document["mapped-layers"]
+            editor.change(image, {"mapped-layers": [id for id in mapped if id not in ids]})

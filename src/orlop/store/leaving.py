@@ -6,13 +6,14 @@ A deletion asks for one thing, or for several at once: what goes with it needs n
 from __future__ import annotations
 
 from orlop.errors import BadRecords, LayerHasChildren, LayerUsedByContainer, LayerUsedByImage
+from orlop.model.image import tops_of
 from orlop.model.plan import Kept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from orlop.records.rows import Row
+    from orlop.records.rows import Key, Row
     from orlop.store.tables import Tables
 
 
@@ -32,10 +33,10 @@ class Leaving:
 _NOTHING = Leaving()
 
 
-def own_images(tables: Tables) -> Iterator[Row]:
-    """The images that are ours, in both tables of a split store."""
+def _images(tables: Tables, key: Key, layer_id: str) -> Iterator[Row]:
+    """Of the images that are ours, in both tables of a split store, those that have a layer for `key`."""
     for view in tables.own_images():
-        yield from view.rows
+        yield from view.rows.holding(key, layer_id)
 
 
 def refuse_if_needed(tables: Tables, row: Row, leaving: Leaving = _NOTHING) -> None:
@@ -56,8 +57,8 @@ def refuse_if_needed(tables: Tables, row: Row, leaving: Leaving = _NOTHING) -> N
             child=children[0],
             children=tuple(children),
         )
-    for image in own_images(tables):
-        if image.document.get("layer") == row.id and image.id not in leaving.images:
+    for image in _images(tables, "layer", row.id):
+        if image.id not in leaving.images:
             raise LayerUsedByImage(
                 f'layer "{row.id}" is the top layer of image {image.id}', id=row.id, image=image.id
             )
@@ -85,16 +86,11 @@ def layers_to_go(
     Layers that are leaving anyway are in neither.
     """
     layers = tables.layers.rows
-    needed: dict[str, str] = {}
-    for other in own_images(tables):
-        if other not in images and other.id not in leaving.images:
-            for id in (other.document.get("layer"), *(other.document.get("mapped-layers") or ())):
-                needed.setdefault(id or "", other.id)
     going: dict[str, None] = {}
     keeps: list[Kept] = []
 
     def stays(id: str) -> bool:
-        why = _need(tables, id, needed, {*going, *leaving.layers}, leaving)
+        why = _need(tables, id, images, {*going, *leaving.layers}, leaving)
         if why:
             keeps.append(Kept("layer", id, reason=why))
         return bool(why)
@@ -115,9 +111,10 @@ def layers_to_go(
     return list(going), keeps
 
 
-def _need(tables: Tables, id: str, needed: dict[str, str], gone: set[str], leaving: Leaving) -> str:
-    if id in needed:
-        return f"image {needed[id]} needs it"
+def _need(tables: Tables, id: str, images: list[Row], gone: set[str], leaving: Leaving) -> str:
+    for other in _images(tables, tops_of, id):
+        if other not in images and other.id not in leaving.images:
+            return f"image {other.id} needs it"
     boxes = tables.containers.rows
     named = (boxes.by_id(id), boxes.owner_of(id), *boxes.holding("layer", id))
     for box in named:

@@ -116,7 +116,7 @@ def _labels(tables: Tables, wanted: Wanted) -> tuple[str, str]:
 
     if not selinux.is_enabled():
         return "", ""
-    taken = [row.document.get("mountlabel") or "" for row in tables.layers.rows]
+    taken = [document.get("mountlabel") or "" for document in tables.layers.rows.documents()]
     return selinux.container_labels(wanted.label_options, taken)
 
 
