@@ -123,6 +123,11 @@ class Program:
         return self.base / "run"
 
     @property
+    def directory(self) -> Path:
+        """Where it is run: below that 1.43 makes what an option names by a relative path, or by none."""
+        return self.base if self.base.is_dir() else self.base.parent
+
+    @property
     def roots(self) -> dict[str, Any]:
         """Keyword arguments that make `orlop.open_store` open the same store."""
         return {
@@ -155,7 +160,7 @@ class Program:
             capture_output=True,
             env={**os.environ, **self.env},
             timeout=timeout,
-            cwd=cwd,
+            cwd=cwd or self.directory,
             check=False,
         )
         result = Result(done.returncode, done.stdout, done.stderr)
@@ -167,6 +172,7 @@ class Program:
     def start(self, *args: str, **how: Any) -> subprocess.Popen[bytes]:
         """The command as a running process, for races and kills."""
         how.setdefault("stdin", subprocess.DEVNULL)
+        how.setdefault("cwd", self.directory)
         return subprocess.Popen(self.argv(*args), env={**os.environ, **self.env}, **how)
 
     def line(self, *args: str, **how: Any) -> str:

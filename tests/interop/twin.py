@@ -32,7 +32,14 @@ class Twin:
             argv = ["sh", "-c", call[1:].replace("PROGRAM", shlex.join(self.program.argv()))]
         else:
             argv = [self.program.path, *words] if bare else self.program.argv(*words)
-        done = subprocess.run(argv, input=row.data, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            argv,
+            input=row.data,
+            capture_output=True,
+            timeout=60,
+            cwd=self.program.directory,
+            check=False,
+        )
         answer = Answer(done.returncode, self._normal(done.stdout), self._normal(done.stderr))
         return self._sorted(row, without_help(answer))
 
