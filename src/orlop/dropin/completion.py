@@ -204,11 +204,11 @@ class _Looking:
         try:
             if os.path.isdir(graph or Configuration().effective().graph_root):
                 self._store = open_store(
-                    graph,
-                    values.text("run"),
-                    values.text("storage-driver"),
+                    graph or None,
+                    values.text("run") or None,
+                    values.text("storage-driver") or None,
                     driver_options=values.list("storage-opt"),
-                    image_store=values.text("image-store"),
+                    image_store=values.text("image-store") or None,
                     lock_timeout=1,
                 )
         except (StorageError, OSError, ValueError):
