@@ -18,7 +18,7 @@ from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from orlop.records.rows import Rows
@@ -107,48 +107,72 @@ class Mountpoints:
             self._token = token
 
     def _load(self, rows: Rows) -> None:
+        found = read_mounts(self.path)
         mounts: dict[str, Mount] = {}
-        asides: list[str] = []
-        damage: list[str] = []
-        unreadable: str | None = None
-        try:
-            try:
-                data = files.read(self.path, limit=RECORDS_FILE_MAX)
-            except FileNotFoundError:
-                data = b""
-            for value, text in gojson.elements(gojson.text_of(data)):
-                try:
-                    id, mount = _read_mount(value)
-                except ValueError as problem:
-                    asides.append(text)
-                    damage.append(f"{self.path}: {problem}")
-                    continue
-                row = rows.find(id) if mount.path else None
-                if row is not None:
-                    mounts[row.id] = mount
-        except (gojson.SyntaxProblem, LimitExceeded, UnsafePath) as problem:
-            unreadable = str(problem)
-            mounts, asides, damage = {}, [], [f'loading "{self.path}": {unreadable}']
-        self._mounts, self._asides, self._unreadable, self.damage = mounts, asides, unreadable, tuple(damage)
+        for id, mount in found.mounts:
+            row = rows.find(id) if mount.path else None
+            if row is not None:
+                mounts[row.id] = mount
+        self._mounts, self._asides = mounts, found.asides
+        self._unreadable, self.damage = found.unreadable, found.damage
 
     def _write(self, rows: Rows) -> None:
         there = rows.in_order(self._mounts) if self._mounts else []
         mounts = {id: self._mounts[id] for id in there}
         lasting = {id: mount for id, mount in mounts.items() if mount.path and mount.count > 0}
-        encode = gojson.encode_text
-        texts = [
-            f'{{"id":{encode(id)},"path":{encode(mount.path)},"count":{mount.count}}}'
-            for id, mount in lasting.items()
-        ]
         token = self.lock.renew()
         try:
-            content = gojson.bytes_of("[" + ",".join(texts + self._asides) + "]")
-            files.write_atomic(self.path, content, durable=False)
+            files.write_atomic(self.path, encoded(lasting, self._asides), durable=False)
         except BaseException:
             self.forget()
             raise
         self._mounts = lasting
         self._token = token
+
+
+def encoded(mounts: dict[str, Mount], asides: Iterable[str] = ()) -> bytes:
+    """The content of a file with these entries, and those texts after them."""
+    encode = gojson.encode_text
+    texts = [
+        f'{{"id":{encode(id)},"path":{encode(mount.path)},"count":{mount.count}}}'
+        for id, mount in mounts.items()
+    ]
+    return gojson.bytes_of("[" + ",".join([*texts, *asides]) + "]")
+
+
+class MountsFound:
+    """What the file says: its entries, the texts of those that do not fit, what is wrong, and why it is no list."""
+
+    __slots__ = ("asides", "damage", "mounts", "unreadable")
+
+    def __init__(self) -> None:
+        self.mounts: list[tuple[str, Mount]] = []
+        self.asides: list[str] = []
+        self.damage: tuple[str, ...] = ()
+        self.unreadable: str | None = None
+
+
+def read_mounts(path: str) -> MountsFound:
+    """Read the file, which need not be there."""
+    found = MountsFound()
+    damage: list[str] = []
+    try:
+        try:
+            data = files.read(path, limit=RECORDS_FILE_MAX)
+        except FileNotFoundError:
+            data = b""
+        for value, text in gojson.elements(gojson.text_of(data)):
+            try:
+                found.mounts.append(_read_mount(value))
+            except ValueError as problem:
+                found.asides.append(text)
+                damage.append(f"{path}: {problem}")
+    except (gojson.SyntaxProblem, LimitExceeded, UnsafePath) as problem:
+        found = MountsFound()
+        found.unreadable = str(problem)
+        damage = [f'loading "{path}": {found.unreadable}']
+    found.damage = tuple(damage)
+    return found
 
 
 def _read_mount(value: Any) -> tuple[str, Mount]:

@@ -11,6 +11,7 @@ from orlop.errors import InvalidDigest, UnsafeID
 from orlop.model.digest import Digest
 from orlop.model.findings import LEFTOVER, ODDITY, Finding
 from orlop.model.timestamp import UNSET, Timestamp
+from orlop.records.mountpoints import read_mounts
 from orlop.store.check.findings import about, about_file
 from orlop.stream.compression import ZSTD
 
@@ -30,6 +31,7 @@ def findings(look: Look, max_age: float) -> Iterator[Finding]:
     """Everything that can be said without looking into a file. `max_age` in seconds: see `unreferenced`."""
     for table in look.tables():
         yield from of_table(table)
+    yield from _of_mounts(look)
     for path, why in look.unlocked:
         yield about_file("lock", "file", path, f"cannot be locked: {why}")
     for table, document in _documents(look.layers):
@@ -86,6 +88,21 @@ def of_table(table: TableAsFound) -> Iterator[Finding]:
             remedy="the second one is dropped" if table.noun != "image" else "the first one is dropped",
         )
     yield from _shared_names(table)
+
+
+def _of_mounts(look: Look) -> Iterator[Finding]:
+    counted = look.engine.layers.mounts
+    assert counted is not None
+    for line in read_mounts(counted.path).damage:
+        yield Finding(
+            "mounts-unreadable",
+            "damage",
+            "table",
+            line,
+            path=counted.path,
+            remedy="counted anew by what is mounted",
+            since=changed(counted.path),
+        )
 
 
 def _exposed(table: TableAsFound, file: FileAsFound) -> Iterator[Finding]:

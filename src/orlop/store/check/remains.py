@@ -52,10 +52,6 @@ def _mounts(engine: Engine, layers: View) -> Iterator[Finding]:
     """The counts of mounts against what is mounted. A count may be of before a reboot, which harms nobody."""
     counted = engine.layers.mounts
     assert counted is not None
-    for line in counted.damage:
-        yield Finding(
-            "mounts-unreadable", "damage", "table", line, path=counted.path, since=changed(counted.path)
-        )
     if isinstance(engine.ready_driver, SupportsTrees):
         return  # nothing is ever mounted
     table = {mount.point for mount in mounts.mount_table()}
@@ -66,12 +62,20 @@ def _mounts(engine: Engine, layers: View) -> Iterator[Finding]:
         if path not in table:
             text = f"layer {id} is counted as mounted at {path}, and nothing is mounted there"
             yield Finding("mount-gone", ODDITY, "mount", text, id=id, path=path)
-    homes = [
-        os.path.realpath(home) for home in (engine.ready_driver.home, engine.ready_driver.options.run_home)
-    ]
-    for point in sorted(table - listed):
-        above = os.path.dirname(os.path.dirname(point))
-        id = os.path.basename(os.path.dirname(point))
-        if above in homes and os.path.basename(point) == "merged" and layers.rows.by_id(id) is not None:
+    for id, point in mounted(engine):
+        if point not in listed and layers.rows.by_id(id) is not None:
             text = f"layer {id} is mounted at {point}, and not counted as mounted"
             yield Finding("mount-uncounted", ODDITY, "mount", text, id=id, path=point)
+
+
+def mounted(engine: Engine) -> list[tuple[str, str]]:
+    """(id, mount point) of what lies below the driver's homes as a mounted layer does."""
+    options = engine.ready_driver.options
+    homes = [os.path.realpath(home) for home in (engine.ready_driver.home, options.run_home)]
+    found = []
+    for point in sorted({mount.point for mount in mounts.mount_table()}):
+        directory, name = os.path.split(point)
+        home, id = os.path.split(directory)
+        if name == "merged" and home in homes:
+            found.append((id, point))
+    return found

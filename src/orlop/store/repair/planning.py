@@ -20,6 +20,7 @@ from orlop.store.check.checking import Parts, Survey, leniency_of
 from orlop.store.check.look import Look
 from orlop.store.plan import told
 from orlop.store.repair.bench import Bench, Choice
+from orlop.store.repair.mounts import MountsMending
 from orlop.store.repair.tables import TablesMending, wanted_records
 from orlop.store.repair.treatment import treat
 from orlop.store.tables import LOOK, WRITE, emptied
@@ -44,12 +45,13 @@ def plan(engine: Engine, report: CheckReport, choice: Choice) -> Plan:
     with Look(engine) as look:
         found = _findings(look, parts, subjects)
         records = _tables(look, found)
+        of_files = [*records.steps, *MountsMending(look).steps]
     assumptions = [*_assumptions(look, found), *_choices(choice, report.parts)]
     if records.is_grave:
         kept = Kept(
             "store", reason="what else is wrong shows when the records are there again: check once more"
         )
-        return Plan("repair", records.steps, [*records.keeps, kept], 0, assumptions)
+        return Plan("repair", of_files, [*records.keeps, kept], 0, assumptions)
     with engine.graph_lock.writing(timeout=engine.options.lock_timeout):
         engine.driver_held()
         with engine.open(layers=LOOK, images=LOOK, containers=LOOK, graph_held=True) as tables:
@@ -62,7 +64,7 @@ def plan(engine: Engine, report: CheckReport, choice: Choice) -> Plan:
     steps = [weighed(r.step, r.paths) if r.paths else r.step for r in bench.remedies]
     paths = [path for remedy in bench.remedies for path in remedy.paths]
     return Plan(
-        "repair", [*records.steps, *steps], [*records.keeps, *bench.keeps], freed(engine, paths), assumptions
+        "repair", [*of_files, *steps], [*records.keeps, *bench.keeps], freed(engine, paths), assumptions
     )
 
 
@@ -81,13 +83,14 @@ def carry_out(engine: Engine, plan: Plan, progress: Progress | None = None) -> O
         found = _findings(look, parts, subjects)
         _require(plan, _assumptions(look, found))
         records = _tables(look, found)
-        steps = [step for step in records.steps if step.target in wanted]
-        if steps:
-            try:
-                records.carry_out()
-                done += steps
-            except (StorageError, OSError) as error:
-                failed += [(step, str(error)) for step in steps]
+        for mending in (records, MountsMending(look)):
+            steps = [step for step in mending.steps if step.target in wanted]
+            if steps:
+                try:
+                    mending.carry_out()
+                    done += steps
+                except (StorageError, OSError) as error:
+                    failed += [(step, str(error)) for step in steps]
     if not records.is_grave and not failed:
         _treat(engine, plan, choice, parts, subjects, done, failed)
     lost = sum(step.size_bytes for step in plan.steps if step not in done)

@@ -15,6 +15,7 @@ from orlop.formats.records import Misfit, encode, fitted
 from orlop.model.digest import Digest
 from orlop.model.plan import Kept, Step
 from orlop.records import bigdata
+from orlop.store.repair.aside import keep_aside
 from orlop.store.repair.lostlayers import LostLayers
 from orlop.store.repair.rebuild import container_document, data_members, image_document
 from orlop.system import files
@@ -212,7 +213,7 @@ class TablesMending:
         for new in self._files.values():
             if not (new.reason or new.is_changed()):
                 continue
-            _keep(new.file.path, durable=durable)
+            keep_aside(new.file.path, durable=durable)
             content = gojson.bytes_of("[" + ",".join(new.texts) + "]")
             new.table.table.renew_tokens()
             files.make_dirs(os.path.dirname(new.file.path))
@@ -333,19 +334,6 @@ def _readable(path: str) -> list[tuple[Any, str]]:
     except (OSError, gojson.SyntaxProblem, LimitExceeded, StorageError):
         pass
     return found
-
-
-def _keep(path: str, *, durable: bool) -> None:
-    """Leave a copy of what a file held beside it."""
-    try:
-        data = files.read(path)
-    except (OSError, StorageError):
-        return
-    if data:
-        number = 0
-        while os.path.lexists(target := f"{path}.damaged{number or ''}"):
-            number += 1
-        files.write_atomic(target, data, durable=durable)
 
 
 def wanted_records(findings: Iterable[Finding]) -> set[tuple[str, str]]:
