@@ -135,6 +135,25 @@ def test_an_error_names_the_path_below_the_root(copy: Callable[..., None], tmp_p
     assert (tmp_path / "b" / "sub" / "dir" / "file").read_bytes() == b"old"
 
 
+def test_a_directory_that_cannot_be_listed_is_an_error_that_names_it(
+    copy: Callable[..., None], tmp_path: Path
+) -> None:
+    """The kernel's own error names a descriptor."""
+    (tmp_path / "a" / "sub").mkdir(parents=True)
+    scandir = os.scandir
+
+    def fail(at: int) -> object:
+        if os.path.samestat(os.stat(at), os.stat(tmp_path / "a" / "sub")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), at)
+        return scandir(at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", fail)
+        with pytest.raises(OSError) as failure:
+            copy(tmp_path / "a", tmp_path / "b")
+    assert (failure.value.errno, failure.value.filename) == (errno.EIO, "sub/")
+
+
 def test_a_symlink_in_the_way_is_not_written_through(tmp_path: Path) -> None:
     """If names were followed, a link that was copied a moment ago would lead a later file out of the tree."""
     outside = tmp_path / "outside"

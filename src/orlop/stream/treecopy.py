@@ -249,7 +249,10 @@ class _at:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            error.filename = os.path.join(self._directory, error.filename or b"")
+            name = (
+                error.filename if isinstance(error.filename, bytes) else b""
+            )  # a listing names its descriptor
+            error.filename = os.path.join(self._directory, name)
 
 
 def _names(directory: bytes) -> list[bytes]:
