@@ -76,14 +76,29 @@ def digest(data: bytes) -> str:
 CONFIG = json.dumps(
     {
         "created": "2026-01-02T03:04:05Z",
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["/bin/su"]},
         "rootfs": {"type": "layers", "diff_ids": [digest(BASE), digest(CHILD)]},
     }
 ).encode()
 MANIFEST = json.dumps(
     {
         "schemaVersion": 2,
-        "config": {"digest": digest(CONFIG), "size": len(CONFIG)},
-        "layers": [{"digest": digest(layer), "size": len(layer)} for layer in (BASE, CHILD)],
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": digest(CONFIG),
+            "size": len(CONFIG),
+        },
+        "layers": [
+            {
+                "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                "digest": digest(layer),
+                "size": len(layer),
+            }
+            for layer in (BASE, CHILD)
+        ],
     }
 ).encode()
 IMAGE = digest(CONFIG).removeprefix("sha256:")
