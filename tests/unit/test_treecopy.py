@@ -135,11 +135,10 @@ def test_an_error_names_the_path_below_the_root(copy: Callable[..., None], tmp_p
     assert (tmp_path / "b" / "sub" / "dir" / "file").read_bytes() == b"old"
 
 
-def test_a_directory_that_cannot_be_listed_is_an_error_that_names_it(
-    copy: Callable[..., None], tmp_path: Path
-) -> None:
+def test_a_directory_that_cannot_be_listed_is_an_error_that_names_it(tmp_path: Path) -> None:
     """The kernel's own error names a descriptor."""
     (tmp_path / "a" / "sub").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
     scandir = os.scandir
 
     def fail(at: int) -> object:
@@ -150,7 +149,7 @@ def test_a_directory_that_cannot_be_listed_is_an_error_that_names_it(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "scandir", fail)
         with pytest.raises(OSError) as failure:
-            copy(tmp_path / "a", tmp_path / "b")
+            treecopy.copy_tree(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (failure.value.errno, failure.value.filename) == (errno.EIO, "sub/")
 
 
