@@ -103,7 +103,7 @@ def recover(home: str, ids: Iterable[str]) -> None:
                 told.append(f"{home}/{owner}/link was missing, and was made again")
         except OSError as error:
             told.append(f"{path}: {error.strerror}")
-    import logging
+    from orlop.system import log
 
     for each in told:
-        logging.getLogger(__name__).warning("%s", each)
+        log.warn(__name__, "%s", each)
