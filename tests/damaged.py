@@ -186,7 +186,7 @@ class Site:
                 found["layer", layer.id] = layer.document()
                 with store.diff(layer.id, compression=0) as stream:
                     found["archive", layer.id] = digest(b"".join(stream))
-                found["tree", layer.id] = trees.listing(self.tree(layer.id))
+                found["tree", layer.id] = trees.listing(self.tree(layer.id), atime=False)
             for kind, collection in (("image", store.images), ("container", store.containers)):
                 for record in collection:
                     found[kind, record.id] = record.document()

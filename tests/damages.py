@@ -9,6 +9,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from damaged import CAPABILITY, CONFIG, DATA, OTHER, Site, T, digest
 
@@ -292,8 +295,8 @@ ITEMS = [
     item("remove a manifest", "manifest", gone, "data-missing"),
     item("truncate a manifest", "manifest", cut(), "data-size"),
     item("a directory for a manifest", "manifest", replaced(directory), "data-unreadable"),
-    item("flip a configuration", _CONFIG, flipped(), "data-digest", "image"),
-    item("remove a configuration", _CONFIG, gone, "data-missing", "image"),
+    item("flip a configuration", _CONFIG, flipped(), "data-digest", "image", "record"),
+    item("remove a configuration", _CONFIG, gone, "data-missing", "image", "record"),
     item("remove a signature", "signature", gone, "data-missing", "item"),
     item("make a signature longer", "signature", longer, "data-size", "item"),
     item("mode of an item", "signature", moded(0o644), "mode", grade="oddity"),
@@ -558,5 +561,14 @@ LEFTOVERS = [
 ]
 
 DAMAGES = [*TREES, *SPLITS, *ITEMS, *RECORDS, *PLACES, *LEFTOVERS]
-CASES = [(damage, driver) for damage in DAMAGES for driver in damage.drivers]
-IDS = [f"{damage.name}-{driver}" for damage, driver in CASES]
+
+
+def cases(seed: int) -> list[Any]:
+    """Every damage with its drivers, for `parametrize`; all but one of them are `deep`, others for another seed."""
+    found = []
+    for number, damage in enumerate(DAMAGES):
+        quick = damage.drivers[(number + seed) % len(damage.drivers)]
+        for driver in damage.drivers:
+            marks = [] if driver == quick else [pytest.mark.deep]
+            found.append(pytest.param(damage, driver, id=f"{damage.name}-{driver}", marks=marks))
+    return found

@@ -30,7 +30,7 @@ class Subject:
         self.read_only = read_only
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.id}"
+        return f"{self.kind} {self.id}".rstrip()
 
     @property
     def peers_name(self) -> str:
@@ -49,7 +49,7 @@ class Subject:
         peers: tuple[str, ...] = (),
         peers_own: tuple[str, ...] = (),
     ) -> Finding:
-        """`text` and `peers` stand behind the name of the subject; `peers_own` are whole lines."""
+        """`text` and `peers` stand behind the name of the subject; `peers_own` are whole lines, which come first."""
         return Finding(
             code,
             grade,
@@ -61,7 +61,7 @@ class Subject:
             remedy="" if self.read_only else remedy,
             since=since if since is not None or not path else changed(path),
             read_only=self.read_only,
-            peers=(*[f"{self.peers_name}: {line}" for line in peers], *peers_own),
+            peers=(*peers_own, *[f"{self.peers_name}: {line}" for line in peers]),
         )
 
 

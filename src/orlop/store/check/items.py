@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from orlop.errors import InvalidDigest, InvalidKey, StorageError, UnsafePath
+from orlop.formats.limits import DATA_ITEM_MAX
 from orlop.model.digest import Digest
 from orlop.model.findings import ODDITY, Finding
 from orlop.records.bigdata import Items
 from orlop.store.check.findings import about, exposed_file
 from orlop.system import files
-from orlop.system.files import open_regular
+from orlop.system.extents import data_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class ItemCheck:
         item = f'data item "{key}"'
         recorded = (document.get("big-data-digests") or {}).get(key) if noun != "layer" else None
         try:
-            fd = open_regular(path)
+            fd = self._items.descriptor(document["id"], key)
         except FileNotFoundError:
             yield subject.finding(
                 "data-missing",
@@ -80,8 +81,18 @@ class ItemCheck:
             return
         try:
             status = os.fstat(fd)
+            size = status.st_size
+            wanted = (document.get("big-data-sizes") or {}).get(key) or 0
+            is_right = noun == "layer" or size == wanted
+            if is_right and size > DATA_ITEM_MAX and noun != "layer":
+                text = f"{item} has {size} bytes; more than {DATA_ITEM_MAX} are not read ({path})"
+                yield subject.finding("data-large", text, grade=ODDITY, path=path, name=key)
+                return
+            digest = ""
             try:
-                size, digest = _measured(fd, recorded)
+                # What has another size is damaged; and a sparse file of terabytes costs its maker nothing.
+                if is_right:
+                    digest = _digest(fd, size, recorded)
             except OSError as problem:
                 peers = (f"{item}: {_reason(problem)}",)
                 text = f"{item} cannot be read: {problem.strerror}"
@@ -89,9 +100,8 @@ class ItemCheck:
                     "data-unreadable", text, path=path, name=key, remedy=_remedy(noun, key), peers=peers
                 )
                 return
-            self._count(1, size)
-            wanted = (document.get("big-data-sizes") or {}).get(key) or 0
-            if noun != "layer" and size != wanted:
+            self._count(1, size if is_right else 0)
+            if not is_right:
                 yield subject.finding(
                     "data-size",
                     f"{item} has {size} bytes, and should have {wanted} ({path})",
@@ -130,8 +140,8 @@ class ItemCheck:
             )
 
 
-def _measured(fd: int, recorded: str | None) -> tuple[int, str]:
-    """Size and digest; the digest is "" if there is none to compare with."""
+def _digest(fd: int, size: int, recorded: str | None) -> str:
+    """The digest, or "" if there is none to compare with; then it is only read, without its holes."""
     from hashlib import new
 
     algorithm = ""
@@ -139,13 +149,15 @@ def _measured(fd: int, recorded: str | None) -> tuple[int, str]:
         algorithm = Digest.parse(recorded).algorithm if recorded else ""
     except InvalidDigest:
         pass  # an item may have any text for a digest; those that matter are looked at with the record
-    hasher = new(algorithm) if algorithm else None
-    size = 0
+    if not algorithm:
+        for start, end in data_ranges(fd, size):
+            while start < end and (block := os.pread(fd, min(_BLOCK, end - start), start)):
+                start += len(block)
+        return ""
+    hasher = new(algorithm)
     while block := os.read(fd, _BLOCK):
-        size += len(block)
-        if hasher is not None:
-            hasher.update(block)
-    return size, f"{algorithm}:{hasher.hexdigest()}" if hasher is not None else ""
+        hasher.update(block)
+    return f"{algorithm}:{hasher.hexdigest()}"
 
 
 def _is_signed_manifest(fd: int, key: str, size: int) -> bool:

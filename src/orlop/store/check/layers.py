@@ -138,8 +138,11 @@ class LayerCheck:
         directory = found.place.directories[0] if found.place is not None else ""
         for number, problem in enumerate(reading.problems[:DIFFERENCES_MAX]):
             yield wording.of_problem(subject, problem, directory, is_first=number == 0)
-        if reading.error is None and not reading.problems and found.has_files:
-            yield from _of_archive(subject, document, found, path)
+        is_archive_right = reading.error is None and not reading.problems
+        if is_archive_right and found.has_files:
+            for finding in _of_archive(subject, document, found, path):
+                is_archive_right = False
+                yield finding
         if reading.followed:
             yield from _of_owners(subject, document, found)
         if found.unreadable is not None:
@@ -151,7 +154,8 @@ class LayerCheck:
                 peers_own=(f"scanning contents of {subject}: {problem_text}",),
             )
         for difference in found.differences:
-            yield wording.of_difference(subject, difference, directory)
+            # They go no further where the archive is not as it was.
+            yield wording.of_difference(subject, difference, directory, told_by_peers=is_archive_right)
         more = found.more + max(0, len(reading.problems) - DIFFERENCES_MAX)
         if more:
             yield subject.finding("and-more", f"and {more} more differences", remedy="as the others")

@@ -34,15 +34,18 @@ def remains(engine: Engine) -> list[Finding]:
         step = find.step
         if step.kind == "layer":
             continue  # told with the records
+        recorded = step.kind in ("image", "container")
+        name = f"{step.kind} {step.id}" if recorded else step.path
         found.append(
             Finding(
                 "leftover",
                 LEFTOVER,
                 step.kind,
-                f"{step.path}: {step.reason}",
+                f"{name}: {step.reason}",
+                id=step.id if recorded else "",
                 path=step.path,
                 remedy="removed",
-                since=changed(step.path),
+                since=changed(step.path) if step.path else None,
             )
         )
     return found

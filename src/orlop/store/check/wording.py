@@ -68,50 +68,39 @@ def of_problem(subject: Subject, problem: Problem, directory: str, *, is_first: 
     )
 
 
-def of_difference(subject: Subject, difference: Difference, directory: str) -> Finding:
+def of_difference(
+    subject: Subject, difference: Difference, directory: str, *, told_by_peers: bool
+) -> Finding:
     name = os.fsdecode(difference.path)
     slash = "/" if difference.is_directory else ""
-    if difference.what == MISSING:
-        node = difference.node
-        content = node is not None and node.kind == REGULAR and node.size > 0
-        return subject.finding(
-            "tree-missing",
-            f"{name}{slash} is missing",
-            path=directory + name,
-            name=name,
-            remedy=_COPIED if content else "made again",
-            peers=(f"-{name}{slash}, {_MODIFIED}",),
-        )
-    if difference.what == ADDED:
-        return subject.finding(
-            "tree-added",
-            f"{name}{slash} was not put into it",
-            path=directory + name,
-            name=name,
-            remedy="removed",
-            peers=(f"+{name}{slash}, {_MODIFIED}",),
-        )
-    words = {word for word, _, _ in difference.attributes}
-    attributes = ",".join(
-        f"{word}:{_of_peers(word, wanted)}{_ARROW}{_of_peers(word, found)}"
-        for word, wanted, found in difference.attributes
-    )
-    line = f"{name}({attributes}), {_MODIFIED}"
     node = difference.node
-    content = node is not None and node.kind == REGULAR and not words.isdisjoint(_OF_CONTENT)
+    remedy = _COPIED
+    if difference.what == MISSING:
+        code, text, lines = "tree-missing", f"{name}{slash} is missing", [f"-{name}{slash}"]
+        if node is None or node.kind != REGULAR or node.size == 0:
+            remedy = "made again"
+    elif difference.what == ADDED:
+        code, text, lines = "tree-added", f"{name}{slash} was not put into it", [f"+{name}{slash}"]
+        remedy = "removed"
+    else:
+        code = "tree-changed"
+        text = f"{name}{slash}: " + "; ".join(_sentence(*attribute) for attribute in difference.attributes)
+        attributes = ",".join(
+            f"{word}:{wanted}{_ARROW}{found}" for word, wanted, found in difference.attributes
+        )
+        line = f"{name}({attributes})"
+        lines = [line] if difference.is_directory else [line, f"+{line}"]  # of a file they report it twice
+        words = {word for word, _, _ in difference.attributes}
+        if node is None or node.kind != REGULAR or words.isdisjoint(_OF_CONTENT):
+            remedy = "put right as the layer's archive has it"
     return subject.finding(
-        "tree-changed",
-        f"{name}{slash}: " + "; ".join(_sentence(*attribute) for attribute in difference.attributes),
+        code,
+        text,
         path=directory + name,
         name=name,
-        remedy=_COPIED if content else "put right as the layer's archive has it",
-        # Of a file they report it twice.
-        peers=(line,) if difference.is_directory else (line, f"+{line}"),
+        remedy=remedy,
+        peers=tuple([f"{line}, {_MODIFIED}" for line in lines]) if told_by_peers else (),
     )
-
-
-def _of_peers(word: str, value: str) -> str:
-    return f"0x{int(value) // 1_000_000_000:x}" if word == "mtime" else value
 
 
 def _sentence(word: str, wanted: str, found: str) -> str:

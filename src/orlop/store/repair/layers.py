@@ -224,6 +224,9 @@ class LayerRepair:
         elif os.path.lexists(path):
             reason = "it is damaged, and nothing has its like: the archive cannot be given back any more"
             bench.add("remove", "file", id, path, reason, lambda rubbish: rubbish.set_aside(path))
+            bench.keep("layer", id, "its files are whole; the archive cannot be given back", path)
+        else:
+            bench.keep("layer", id, f"its files are whole; nothing has the like of {path}", path)
 
     def _facts(self, document: Document, found: Examination, path: str, codes: set[str]) -> None:
         """The record put right; unless an image proves that it is the tar-split file that is wrong."""

@@ -156,15 +156,15 @@ def _tables(look: Look, found: Iterable[Finding]) -> TablesMending:
 
 def _rest(report: CheckReport) -> list[Finding]:
     """Findings of a report that are not looked for record by record."""
-    return [f for f in report.findings if f.code == "leftover" and os.path.lexists(f.path)]
+    return [f for f in report.findings if f.code == "leftover" and (not f.path or os.path.lexists(f.path))]
 
 
 def _listed(plan: Plan) -> list[Finding]:
     """The same for a plan: what it is to remove as rubbish."""
     return [
-        Finding("leftover", "leftover", step.kind, step.reason, path=step.path)
+        Finding("leftover", "leftover", step.kind, step.reason, id=step.id, path=step.path)
         for step in plan.steps
-        if step.action == "remove" and step.path
+        if step.action == "remove"
     ]
 
 

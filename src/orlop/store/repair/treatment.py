@@ -70,9 +70,8 @@ def _settling(path: str) -> Do:
 
 
 def _leftovers(bench: Bench) -> None:
-    told = {
-        finding.path for found in bench.findings.values() for finding in found if finding.code == "leftover"
-    }
+    found = [finding for findings in bench.findings.values() for finding in findings]
+    told = {(f.path or (f.kind, f.id)) for f in found if f.code == "leftover"}
     if not told:
         return
     try:
@@ -80,5 +79,7 @@ def _leftovers(bench: Bench) -> None:
     except BadRecords:
         return  # beside a table that is lost nothing is garbage for certain
     bench.remedies += [
-        Remedy(find.step, find.take, find.paths) for find in search.finds if find.step.path in told
+        Remedy(find.step, find.take, find.paths)
+        for find in search.finds
+        if (find.step.path or (find.step.kind, find.step.id)) in told
     ]
