@@ -97,7 +97,14 @@ def test_a_small_command_imports_next_to_nothing(store: Path, call: str, family:
 
 def test_an_error_costs_its_wording_and_no_more(store: Path) -> None:
     told = imported(store, "get-names", "no", status=1) - imported(store, "get-names", "L1")
-    assert told == {"orlop.dropin.text"}
+    # What is nowhere is looked for in all three tables.
+    assert told == {"orlop.dropin.text", "orlop.records.images", "orlop.records.containers"}
+
+
+def test_a_command_has_the_tables_and_collections_that_it_asks_for(store: Path) -> None:
+    of_layers = imported(store, "layers")
+    assert not {"orlop.store.images", "orlop.store.containers", "orlop.records.images"} & of_layers
+    assert "orlop.records.layers" not in imported(store, "version")
 
 
 def test_the_face_of_the_package_imports_nothing() -> None:

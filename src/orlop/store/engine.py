@@ -12,9 +12,6 @@ import os
 
 from orlop.drivers import registry
 from orlop.errors import ConfigError
-from orlop.records.containers import ContainerTable
-from orlop.records.images import ImageTable
-from orlop.records.layers import LayerTable
 from orlop.store.tables import WRITE, Tables
 from orlop.system import files
 from orlop.system.locks import LockFile
@@ -27,6 +24,9 @@ if TYPE_CHECKING:
     from orlop.model.idset import IDSet
     from orlop.model.options import StoreOptions
     from orlop.records.bigdata import Items
+    from orlop.records.containers import ContainerTable
+    from orlop.records.images import ImageTable
+    from orlop.records.layers import LayerTable
     from orlop.records.table import Table
     from orlop.records.trash import Trash
 
@@ -63,11 +63,17 @@ class Engine:
         self.driver_name = self.driver().name
         self._tables: dict[str, Table] = {}
         self._additional: tuple[str, ...] | None = None
-        for table in (self.images, self.containers):
-            files.make_dirs(table.directory)
-        files.make_dirs(self.place("images", run=True))
-        files.make_dirs(self.place("containers", run=True))
-        files.make_dirs(self.place("locks", run=True))
+        for place in (
+            self.place("images", root=options.image_store),
+            self.place("images", run=True),
+            self.place("containers"),
+            self.place("containers", run=True),
+            self.place("locks", run=True),
+        ):
+            files.make_dirs(place)
+        # The peers find these two from the start; the tables themselves are made when they are wanted.
+        LockFile.at(os.path.join(self.place("images", root=options.image_store), "images.lock"))
+        LockFile.at(os.path.join(self.place("containers", run=options.transient), "containers.lock"))
 
     # --- the driver -------------------------------------------------------------------------------------
 
@@ -153,53 +159,56 @@ class Engine:
 
     @property
     def layers(self) -> LayerTable:
-        table = self._tables.get("layers")
-        if table is None:
-            options = self.options
-            table = self._tables["layers"] = LayerTable(
-                self.place("layers"),
-                run_directory=self.place("layers", run=True),
-                image_directory=self.place("layers", root=options.image_store)
-                if options.image_store
-                else None,
-                transient=options.transient,
-                durable=options.durable,
-                lock_timeout=options.lock_timeout,
-                discard=self._discard,
-                stored_ids=self._stored_ids,
-                release=self._release,
-                temp_roots=self.ready_driver.temp_roots(),
-            )
-        assert isinstance(table, LayerTable)
+        table: LayerTable = self._kept("layers", self._make_layers)
         return table
 
     @property
     def images(self) -> ImageTable:
-        table = self._tables.get("images")
-        if table is None:
-            directory = self.place("images", root=self.options.image_store)
-            table = self._tables["images"] = ImageTable(
-                directory,
-                run_directory=self.place("images", run=True),
-                durable=self.options.durable,
-                lock_timeout=self.options.lock_timeout,
-            )
-        assert isinstance(table, ImageTable)
+        table: ImageTable = self._kept("images", self._make_images)
         return table
 
     @property
     def containers(self) -> ContainerTable:
-        table = self._tables.get("containers")
-        if table is None:
-            table = self._tables["containers"] = ContainerTable(
-                self.place("containers"),
-                run_directory=self.place("containers", run=True),
-                transient=self.options.transient,
-                durable=self.options.durable,
-                lock_timeout=self.options.lock_timeout,
-            )
-        assert isinstance(table, ContainerTable)
+        table: ContainerTable = self._kept("containers", self._make_containers)
         return table
+
+    def _make_layers(self) -> LayerTable:
+        from orlop.records.layers import LayerTable
+
+        options = self.options
+        return LayerTable(
+            self.place("layers"),
+            run_directory=self.place("layers", run=True),
+            image_directory=self.place("layers", root=options.image_store) if options.image_store else None,
+            transient=options.transient,
+            durable=options.durable,
+            lock_timeout=options.lock_timeout,
+            discard=self._discard,
+            stored_ids=self._stored_ids,
+            release=self._release,
+            temp_roots=self.ready_driver.temp_roots(),
+        )
+
+    def _make_images(self) -> ImageTable:
+        from orlop.records.images import ImageTable
+
+        return ImageTable(
+            self.place("images", root=self.options.image_store),
+            run_directory=self.place("images", run=True),
+            durable=self.options.durable,
+            lock_timeout=self.options.lock_timeout,
+        )
+
+    def _make_containers(self) -> ContainerTable:
+        from orlop.records.containers import ContainerTable
+
+        return ContainerTable(
+            self.place("containers"),
+            run_directory=self.place("containers", run=True),
+            transient=self.options.transient,
+            durable=self.options.durable,
+            lock_timeout=self.options.lock_timeout,
+        )
 
     def items(self, table: Table, *, volatile: bool = False) -> Items:
         """The big-data files of a table."""
@@ -220,6 +229,8 @@ class Engine:
 
     def additional_layers(self) -> list[LayerTable]:
         """Read-only layer tables of the additional stores, in order of the options."""
+        from orlop.records.layers import LayerTable
+
         return [
             self._kept(
                 f"layers of {place}",
@@ -232,6 +243,8 @@ class Engine:
 
     def additional_images(self, *, foreign: bool = True) -> list[ImageTable]:
         """Image tables besides the primary one: that of a split store's graph root, ours too, then foreign ones."""
+        from orlop.records.images import ImageTable
+
         tables = []
         if self.options.image_store:
             tables.append(

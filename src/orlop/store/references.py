@@ -10,7 +10,7 @@ from orlop.errors import LayerUnknown, NotAnID
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from orlop.model.snapshot import Snapshot
     from orlop.store.collection import Collection
@@ -20,14 +20,37 @@ if TYPE_CHECKING:
     from orlop.store.images import Images
     from orlop.store.layers import Layers
 
+    C = TypeVar("C", bound=Collection[Any])
+
 
 class References:
     """Part of `Store`."""
 
     _engine: Engine
-    layers: Layers
-    images: Images
-    containers: Containers
+    _collections: dict[type, Any]
+
+    # Made, and imported, when first asked for: most commands want one of them.
+
+    @property
+    def layers(self) -> Layers:
+        """The layers (`store/layers`)."""
+        from orlop.store.layers import Layers
+
+        return self._collection(Layers)
+
+    @property
+    def images(self) -> Images:
+        """The images (`store/images`)."""
+        from orlop.store.images import Images
+
+        return self._collection(Images)
+
+    @property
+    def containers(self) -> Containers:
+        """The containers (`store/containers`)."""
+        from orlop.store.containers import Containers
+
+        return self._collection(Containers)
 
     def lookup(self, ref: str) -> str:
         """The full id of a layer, image or container.
@@ -102,6 +125,12 @@ class References:
         from orlop.store.digestlock import DigestLock
 
         return DigestLock(self._engine, digest, shared=shared, timeout=timeout)
+
+    def _collection(self, kind: type[C]) -> C:
+        found = self._collections.get(kind)
+        if found is None:
+            found = self._collections[kind] = kind(self._engine)
+        return found
 
     def _kinds(self) -> tuple[Collection[Any], ...]:
         return (self.layers, self.images, self.containers)

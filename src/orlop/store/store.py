@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from orlop.errors import ConfigError
 from orlop.model.value import FrozenMap
-from orlop.store.containers import Containers
 from orlop.store.contents import Contents
 from orlop.store.engine import Engine
-from orlop.store.images import Images
-from orlop.store.layers import Layers
 from orlop.store.references import References
 from orlop.store.upkeep import Upkeep
 from orlop.version import __version__
@@ -35,10 +32,8 @@ class Store(References, Contents, Upkeep):
     def __init__(self, options: StoreOptions) -> None:
         """Opens the roots, makes what is missing, starts the driver. Prefer `orlop.open_store`."""
         self._engine = Engine(options)
+        self._collections = {}
         self.options = options
-        self.layers = Layers(self._engine)
-        self.images = Images(self._engine)
-        self.containers = Containers(self._engine)
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +47,7 @@ class Store(References, Contents, Upkeep):
         """Let go of the store. Nothing is open between calls, so this only stops further use (`Free`)."""
         self._engine.close()
         self._engine = _Closed()  # type: ignore[assignment]
-        for collection in (self.layers, self.images, self.containers):
+        for collection in self._collections.values():
             collection._engine = self._engine
 
     @property
