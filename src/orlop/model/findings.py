@@ -171,10 +171,14 @@ class CheckReport(Value):
         The lines of an image's layers are among its own, those of a container's image among the container's.
         """
         lists: dict[str, dict[str, list[str]]] = {group: {} for group in GROUPS}
+        last: list[tuple[str, Finding]] = []
         for finding in self.findings:
             if finding.peers and finding.kind in _GROUPS:
                 group = ("read_only_" if finding.read_only else "") + _GROUPS[finding.kind]
-                lists[group].setdefault(finding.id, []).extend(finding.peers)
+                if finding.code == "image-layer-missing":  # they meet the layers that are there before
+                    last.append((group, finding))
+                else:
+                    lists[group].setdefault(finding.id, []).extend(finding.peers)
         for id, read_only, layers in self.image_layers:
             group = ("read_only_" if read_only else "") + "images"
             inherited = [
@@ -184,6 +188,8 @@ class CheckReport(Value):
             ]
             if inherited:
                 lists[group].setdefault(id, []).extend(inherited)
+        for group, finding in last:
+            lists[group].setdefault(finding.id, []).extend(finding.peers)
         for id, image in self.container_images:
             more = lists["images"].get(image) or lists["read_only_images"].get(image)
             if more:
