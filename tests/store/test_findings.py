@@ -1,13 +1,16 @@
 """What newcomers and attackers found: wrong calls that ended in strange sentences, stores that somebody prepared."""
 
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import orlop
 from interface import Disk
-from orlop.errors import CompressionNotSupported, ConfigError, LayerUnknown
+from orlop.errors import CompressionNotSupported, ConfigError, LayerUnknown, LimitExceeded, UnsafePath
 from tarballs import tar
 
 # --- wrong calls --------------------------------------------------------------------------------------------
@@ -72,3 +75,93 @@ def test_a_compression_that_nobody_knows_is_not_supported(store: orlop.Store, di
     with pytest.raises(CompressionNotSupported):
         store.diff(layer.id)
     store.diff(layer.id, compression=0).close()
+
+
+# --- data items, and callers' own files ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatience() -> Iterator[None]:
+    """A test that waits for ever fails."""
+
+    def fail(*_: object) -> None:
+        pytest.fail("it waits")
+
+    signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@pytest.fixture
+def foreign(place: Path, disk: Disk) -> Path:
+    """The data of an image in an additional store; the image is `f` sixty-four times, its item `manifest`."""
+    with orlop.open_store(place / "foreign", place / "foreign-run", disk.driver, durability="none") as store:
+        store.images.create(id="f" * 64, names=["foreign"], data={"manifest": b"{}"})
+        store.shutdown()
+    return place / f"foreign/{disk.driver}-images" / ("f" * 64)
+
+
+def _beside(foreign: Path, place: Path, driver: str) -> orlop.Store:
+    options = [f"{driver}.imagestore={place / 'foreign'}"]
+    return orlop.open_store(place / "graph", place / "run", driver, driver_options=options, durability="none")
+
+
+def _link(item: Path, outside: Path) -> None:
+    item.unlink()
+    item.symlink_to(outside / "manifest")
+
+
+def _linked_directory(item: Path, outside: Path) -> None:
+    item.unlink()
+    item.parent.rmdir()
+    item.parent.symlink_to(outside)
+
+
+def _fifo(item: Path, outside: Path) -> None:
+    item.unlink()
+    os.mkfifo(item)
+
+
+def _directory(item: Path, outside: Path) -> None:
+    item.unlink()
+    item.mkdir()
+
+
+def _endless(item: Path, outside: Path) -> None:
+    os.truncate(item, 1 << 40)
+
+
+@pytest.mark.parametrize("attack", [_link, _linked_directory, _fifo, _directory, _endless])
+@pytest.mark.usefixtures("impatience")
+def test_data_of_a_foreign_image_is_a_file_beside_its_record(
+    open_store: object, foreign: Path, place: Path, disk: Disk, attack: object
+) -> None:
+    """Else its maker has root read, or copy, files of the host, and wait before a FIFO."""
+    outside = place / "outside"
+    outside.mkdir()
+    (outside / "manifest").write_text("secret")
+    attack(foreign / "manifest", outside)  # type: ignore[operator]
+    refused = (UnsafePath, LimitExceeded, KeyError)
+    with _beside(foreign, place, disk.driver) as store:
+        data = store.images.data("foreign")
+        with pytest.raises(refused):
+            data["manifest"]
+        assert data.size("manifest") == 2
+        with pytest.raises(refused):
+            store.images.add_names("foreign", ["mine"])
+        with pytest.raises(refused):
+            store.images.create(id="f" * 64, names=["mine"])
+        assert "mine" not in store.images
+        assert not disk.path("images", "f" * 64).exists()
+        assert [item for item in store.check().findings if item.id == "f" * 64]
+
+
+def test_a_file_that_a_container_lets_grow_is_not_read_without_end(store: orlop.Store) -> None:
+    """`hosts` and its like lie in this directory, and are bound into the container."""
+    box = store.containers.create(names=["box"])
+    store.containers.write_file("box", "hosts", b"127.0.0.1")
+    os.truncate(Path(store.containers.directory(box.id), "hosts"), 1 << 40)
+    with pytest.raises(LimitExceeded, match="hosts"):
+        store.containers.read_file("box", "hosts")

@@ -52,13 +52,29 @@ class Items:
             )
         return os.path.join(self._table.directory, id, name)
 
-    def read(self, id: str, key: str) -> bytes:
-        """The item; FileNotFoundError if there is none."""
-        return files.read(self.path(id, key))
+    def read(self, id: str, key: str, *, limit: int | None = None) -> bytes:
+        """The item; FileNotFoundError if there is none, LimitExceeded if it has more than `limit` bytes."""
+        return files.read_open(self.descriptor(id, key), self.path(id, key), limit=limit)
 
     def open(self, id: str, key: str) -> BinaryIO:
         """The item as a readable file; FileNotFoundError if there is none."""
-        return open(self.path(id, key), "rb")
+        return os.fdopen(self.descriptor(id, key), "rb")
+
+    def descriptor(self, id: str, key: str) -> int:
+        """The item open for reading; FileNotFoundError if there is none, UnsafePath if it is no file.
+
+        Neither directory nor file may be a link, nor may opening wait.
+
+        Whoever prepares an additional store could else have root read `/etc/shadow` for an image's manifest, copy it
+        with the image, or stand still before a FIFO.
+        """
+        path = self.path(id, key)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        directory = os.open(os.path.dirname(path), flags)
+        try:
+            return files.open_regular(path, dir_fd=directory)
+        finally:
+            os.close(directory)
 
     def store(
         self, editor: Editor, row: Row, key: str, data: bytes | BinaryIO, digest: str | None = None

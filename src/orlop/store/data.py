@@ -7,7 +7,9 @@ data.digest("manifest"), data.size("manifest"), list(data)
 
 from __future__ import annotations
 
-from orlop.errors import DataUnknown, DigestUnknown, InvalidKey, SizeUnknown
+import os
+
+from orlop.errors import DataUnknown, DigestUnknown, InvalidKey, LimitExceeded, SizeUnknown
 from orlop.formats.limits import DATA_ITEM_MAX
 from orlop.model.digest import Digest
 from orlop.store import checks
@@ -60,9 +62,17 @@ class Data:
 
         Raises:
             DataUnknown: there is no item of that key.
+            LimitExceeded: it has more than `DATA_ITEM_MAX` bytes; `open` it.
+            UnsafePath: something else than a file lies in its place.
         """
         with self.open(key) as file:
-            return file.read()
+            size = os.fstat(file.fileno()).st_size
+            # Another program may have written it, and a sparse file of terabytes costs its maker nothing.
+            if size > DATA_ITEM_MAX:
+                raise LimitExceeded(
+                    f"data item {key!r} has {size} bytes; at most {DATA_ITEM_MAX} are read at once", key=key
+                )
+            return file.read(size)
 
     def get(self, key: str, default: bytes | None = None) -> bytes | None:
         try:
@@ -76,6 +86,7 @@ class Data:
         Raises:
             DataUnknown: there is no item of that key.
             InvalidKey: the empty key, for a container.
+            UnsafePath: something else than a file lies in its place.
         """
         noun = self._collection.noun
         if not key and noun == "container":
@@ -110,7 +121,8 @@ class Data:
         if recorded is not None:
             return int(recorded)
         try:
-            return len(self[key])
+            with self.open(key) as file:
+                return os.fstat(file.fileno()).st_size
         except DataUnknown:
             raise SizeUnknown(
                 f'{self._collection.noun} "{self.id}" has no data item {key!r}', key=key, id=self.id

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
+from orlop.formats.limits import DATA_ITEM_MAX
 from orlop.store.collection import Collection
 from orlop.store.tables import WRITE
 from orlop.system import files
@@ -93,14 +94,16 @@ class Directories(Collection["T"]):
 
         Raises:
             ImageUnknown, ContainerUnknown, FileNotFoundError.
+            LimitExceeded: it has more than `DATA_ITEM_MAX` bytes.
             UnsafePath: the name is empty or leads out of the directory, or what it names is no regular file.
         """
         from orlop.system.beneath import DIRECTORY, Root
 
         top = os.open(self._directory(ref, run=run), DIRECTORY)
         try:
-            with Root(top) as root, open(root.open_regular(b"/".join(_parts(name))), "rb") as file:
-                return file.read()
+            with Root(top) as root:
+                # Some of these are bound into containers, who may write what they like to them.
+                return files.read_open(root.open_regular(b"/".join(_parts(name))), name, limit=DATA_ITEM_MAX)
         finally:
             os.close(top)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from orlop.errors import DataUnknown
 from orlop.formats.limits import DATA_ITEM_MAX
-from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,10 +58,10 @@ class Foreign:
         items = self._engine.items(self._view.table)
         data = {}
         for key in self._row.document.get("big-data-names") or ():
-            path = items.path(self._row.id, key)
             try:
-                data[key] = files.read(path, limit=DATA_ITEM_MAX)
-            except FileNotFoundError as error:
+                data[key] = items.read(self._row.id, key, limit=DATA_ITEM_MAX)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                path = items.path(self._row.id, key)
                 raise DataUnknown(
                     f'image "{self._row.id}" of {self._view.table.directory} has lost its data item {key!r}: {path}',
                     kind="image",

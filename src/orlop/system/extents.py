@@ -11,6 +11,10 @@ import errno
 import fcntl
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 FICLONE = 0x40049409
 """ioctl(destination, FICLONE, source): make the whole file share the source's extents."""
 
@@ -69,20 +73,26 @@ def clone_or_copy(source: int, target: int, size: int, memory: Memory, *, sparse
 
 def _copy_data(source: int, target: int, size: int, memory: Memory) -> None:
     """Copy the parts that hold data; what lies between them stays a hole."""
+    for start, end in data_ranges(source, size):
+        _copy_range(source, target, start, end - start, memory)
+    os.ftruncate(target, size)
+
+
+def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each part of a file that holds data; between them are holes. Moves the file's position."""
     end = 0
     while end < size:
         try:
-            start = os.lseek(source, end, os.SEEK_DATA)
+            start = os.lseek(fd, end, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                break
+                return
             if error.errno != errno.EINVAL:
                 raise
             start, end = end, size  # a file system that does not tell
         else:
-            end = min(os.lseek(source, start, os.SEEK_HOLE), size)
-        _copy_range(source, target, start, end - start, memory)
-    os.ftruncate(target, size)
+            end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, end
 
 
 def _copy_range(source: int, target: int, start: int, count: int, memory: Memory) -> None:

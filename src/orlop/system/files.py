@@ -159,16 +159,17 @@ def _batches(pieces: Iterable[bytes]) -> Iterable[bytes]:
     yield b"".join(held)
 
 
-def open_regular(path: str, *, follow_symlinks: bool = False) -> int:
-    """A regular file, open for reading.
+def open_regular(path: str, *, follow_symlinks: bool = False, dir_fd: int | None = None) -> int:
+    """A regular file, open for reading. `dir_fd` is its directory, for those who made sure of that.
 
     Raises `FileNotFoundError`, `UnsafePath` for anything but a regular file (a symlink too, unless
     `follow_symlinks`).
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_symlinks else os.O_NOFOLLOW)
     try:
-        fd = os.open(path, flags)
+        fd = os.open(path if dir_fd is None else os.path.basename(path), flags, dir_fd=dir_fd)
     except OSError as error:
+        error.filename = path
         if error.errno == errno.ELOOP and not follow_symlinks:
             raise UnsafePath(f'"{path}" is a symbolic link, not a file', path=path) from error
         if error.errno == errno.ENXIO:
@@ -185,7 +186,11 @@ def read(path: str, *, limit: int | None = None, follow_symlinks: bool = False) 
 
     Raises what `open_regular` does, and `LimitExceeded` if there are more than `limit` bytes.
     """
-    fd = open_regular(path, follow_symlinks=follow_symlinks)
+    return read_open(open_regular(path, follow_symlinks=follow_symlinks), path, limit=limit)
+
+
+def read_open(fd: int, path: str, *, limit: int | None = None) -> bytes:
+    """The same of a file that is open, and closed then; `path` is for the error."""
     try:
         status = os.fstat(fd)
         most = status.st_size if limit is None else min(status.st_size, limit)
