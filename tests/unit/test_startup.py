@@ -102,9 +102,12 @@ def test_an_error_costs_its_wording_and_no_more(store: Path) -> None:
 
 
 def test_a_command_has_the_tables_and_collections_that_it_asks_for(store: Path) -> None:
-    of_layers = imported(store, "layers")
-    assert not {"orlop.store.images", "orlop.store.containers", "orlop.records.images"} & of_layers
-    assert "orlop.records.layers" not in imported(store, "version")
+    kinds = {
+        f"orlop.{room}.{kind}" for room in ("store", "records") for kind in ("layers", "images", "containers")
+    }
+    assert not kinds & imported(store, "version")
+    assert kinds & imported(store, "images") == {"orlop.store.images", "orlop.records.images"}
+    assert kinds & imported(store, "containers") == {"orlop.store.containers", "orlop.records.containers"}
 
 
 def test_the_face_of_the_package_imports_nothing() -> None:
