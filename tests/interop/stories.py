@@ -46,6 +46,7 @@ tree() {                                     # all that there is below a directo
         sort -z | xargs -0 -r sha256sum)
 }
 inside() { m=$(store mount "$1") && tree "$m" && store unmount "$1" >unmounted; }
+is_mounted() { grep -q " $PWD/$1 " /proc/self/mountinfo; }
 layer_of() { store container --json "$1" | sed 's/.*"layer":"\([^"]*\)".*/\1/'; }
 """
 
@@ -71,13 +72,16 @@ WAYS = {
 }
 
 
-def told(*ways: str, rest: pytest.MarkDecorator, among: str = "") -> pytest.MarkDecorator:
+def told(
+    *ways: str, rest: pytest.MarkDecorator, among: str = "", without: str = "nothing"
+) -> pytest.MarkDecorator:
     """A mark for stories that are told in these ways always, and in all others if the mark `rest` is asked for.
 
-    `among`: only ways whose name begins like this.
+    `among`: only ways whose name begins like this. `without`: none that has this in its name.
     """
-    assert {*ways} <= {*WAYS}
-    rows = [pytest.param(way, marks=() if way in ways else rest) for way in WAYS if way.startswith(among)]
+    names = [name for name in WAYS if name.startswith(among) and without not in name]
+    assert {*ways} <= {*names}
+    rows = [pytest.param(name, marks=() if name in ways else rest) for name in names]
     return pytest.mark.parametrize("story", rows, indirect=True)
 
 
@@ -124,6 +128,10 @@ class Story:
             them.ids = us.ids
         self._swapped = False
         self._failed = False
+
+    def programs(self, store: int) -> tuple[peers.Program, peers.Program]:
+        """Ours and theirs on the first or the second store, for what need not be told."""
+        return self._ours[store].program, self._theirs[store].program
 
     def __call__(self, text: str) -> Answer:
         wrong = []
@@ -186,7 +194,8 @@ class Story:
         self("store shutdown")
         for number, teller in enumerate(self._ours):
             base = teller.program.base
-            assert peers.mounts_below(base) == []
+            left = peers.mounts_below(base)
+            assert not left, f"mounted at the end: {left}"
             if number == 0 or self.way.turns:
                 invariants.hold(base / "graph", base / "run", self.way.driver)
 
