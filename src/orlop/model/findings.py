@@ -114,6 +114,7 @@ class CheckReport(Value):
     checked     how many there were of what was looked at: "layers", "images", "containers", "items" (of data),
                 "entries" (of layer archives), "bytes" (read)
     parts       names of the parts that were done (`store.check`)
+    max_age     seconds after which a layer that nothing needs was told of
     graph_root  of the store
     image_layers, container_images   which layers each image needs, and the image of each container, for `peer_lists`
     """
@@ -122,6 +123,7 @@ class CheckReport(Value):
         "findings",
         "checked",
         "parts",
+        "max_age",
         "graph_root",
         "image_layers",
         "container_images",
@@ -130,6 +132,7 @@ class CheckReport(Value):
     findings: tuple[Finding, ...]
     checked: tuple[tuple[str, int], ...]
     parts: tuple[str, ...]
+    max_age: float
     graph_root: str
     image_layers: tuple[tuple[str, bool, tuple[str, ...]], ...]
     container_images: tuple[tuple[str, str], ...]
@@ -140,13 +143,20 @@ class CheckReport(Value):
         *,
         checked: Mapping[str, int] | Iterable[tuple[str, int]] = (),
         parts: Iterable[str] = (),
+        max_age: float = 86400.0,
         graph_root: str = "",
         image_layers: Iterable[tuple[str, bool, tuple[str, ...]]] = (),
         container_images: Iterable[tuple[str, str]] = (),
     ) -> None:
         counts = tuple(dict(checked).items())
         self._fill(
-            tuple(findings), counts, tuple(parts), graph_root, tuple(image_layers), tuple(container_images)
+            tuple(findings),
+            counts,
+            tuple(parts),
+            max_age,
+            graph_root,
+            tuple(image_layers),
+            tuple(container_images),
         )
 
     def __repr__(self) -> str:
@@ -202,6 +212,7 @@ class CheckReport(Value):
             "clean": self.is_clean,
             "graph_root": self.graph_root,
             "parts": list(self.parts),
+            "max_age": self.max_age,
             "checked": dict(self.checked),
             "findings": [finding.json() for finding in self.findings],
         }

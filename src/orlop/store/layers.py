@@ -223,8 +223,8 @@ class Layers(Collection[Layer]):
 
     # --- deleting -----------------------------------------------------------------------------------------
 
-    def delete(self, ref: str) -> None:
-        """Delete a layer that nothing needs any more.
+    def delete(self, ref: str, *, dry_run: bool = False) -> None:
+        """Delete a layer that nothing needs any more; `dry_run` only tells whether that is so.
 
         Raises:
             NotALayer: unknown in this store.
@@ -241,8 +241,9 @@ class Layers(Collection[Layer]):
             if row is None:
                 raise NotALayer(f"no layer of this store has the id, name or unique prefix {ref!r}", ref=ref)
             refuse_if_needed(tables, row)
-            delete_layers(engine, tables, [row], rubbish)
-            forget_copies(tables, {row.id})
+            if not dry_run:
+                delete_layers(engine, tables, [row], rubbish)
+                forget_copies(tables, {row.id})
 
 
 def delete_layers(

@@ -187,6 +187,7 @@ def _report(look: Look, parts: Parts, found: list[Finding], counts: dict[str, in
         found,
         checked=counts,
         parts=parts.names(),
+        max_age=parts.max_age,
         graph_root=look.engine.options.graph_root,
         image_layers=image_layers,
         container_images=boxes,

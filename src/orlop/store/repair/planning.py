@@ -40,13 +40,13 @@ _CHOICE = ("containers", "unreferenced")
 
 def plan(engine: Engine, report: CheckReport, choice: Choice) -> Plan:
     """See `Store.plan_repair`."""
-    parts = _parts(report.parts)
+    parts = _parts(report.parts, report.max_age)
     subjects = {(f.kind, f.id, f.read_only) for f in report.findings}
     with Look(engine) as look:
         found = _findings(look, parts, subjects)
         records = _tables(look, found)
         of_files = [*records.steps, *MountsMending(look).steps]
-    assumptions = [*_assumptions(look, found), *_choices(choice, report.parts)]
+    assumptions = [*_assumptions(look, found), *_choices(choice, report)]
     if records.is_grave:
         kept = Kept(
             "store", reason="what else is wrong shows when the records are there again: check once more"
@@ -197,18 +197,23 @@ def _require(plan: Plan, now: Iterable[Assumption]) -> None:
 # --- what was chosen, kept with the plan ------------------------------------------------------------------
 
 
-def _choices(choice: Choice, parts: Iterable[str]) -> list[Assumption]:
-    chosen = " ".join(name for name in _CHOICE if getattr(choice, name))
-    return [Assumption("store", "", "choice", chosen), Assumption("store", "", "parts", " ".join(parts))]
+def _choices(choice: Choice, report: CheckReport) -> list[Assumption]:
+    facts = {
+        "choice": " ".join(name for name in _CHOICE if getattr(choice, name)),
+        "parts": " ".join(report.parts),
+        "max_age": repr(report.max_age),
+    }
+    return [Assumption("store", "", fact, value) for fact, value in facts.items()]
 
 
 def _chosen(plan: Plan) -> tuple[Choice, Parts]:
     facts = {a.fact: a.value for a in plan.assumptions if a.kind == "store"}
     chosen = facts.get("choice", "").split()
-    return Choice(**{name: name in chosen for name in _CHOICE}), _parts(facts.get("parts", "").split())
+    parts = _parts(facts.get("parts", "").split(), float(facts.get("max_age", "inf")))
+    return Choice(**{name: name in chosen for name in _CHOICE}), parts
 
 
-def _parts(names: Iterable[str]) -> Parts:
+def _parts(names: Iterable[str], max_age: float) -> Parts:
     wanted = set(names)
     every = [name for name in Parts.__slots__ if name != "max_age"]
-    return Parts(**{name: name in wanted for name in every})
+    return Parts(max_age=max_age, **{name: name in wanted for name in every})
