@@ -45,13 +45,7 @@ def gc(call: Call) -> int:
         for _, error in call.store.gc().failed:
             raise StorageError(error)
 
-    try:
-        status = _done(call, "gc", collect)
-    except Refusal as refusal:
-        call.complain(str(refusal))
-        status = 1
-    _leave_nothing_mounted(call)
-    return status
+    return and_unmount(call, lambda: _done(call, "gc", collect))
 
 
 def dedup(call: Call) -> int:
@@ -77,14 +71,20 @@ def dedup(call: Call) -> int:
     return 0
 
 
-def _leave_nothing_mounted(call: Call) -> None:
-    """The end of `check` and `gc`, as with the peers: what was mounted is unmounted, which counts as no failure."""
+def and_unmount(call: Call, work: Callable[[], int]) -> int:
+    """`check` and `gc` unmount, as with the peers, whatever is mounted when they end, which counts as no failure."""
+    from orlop.dropin.text import describe
+
+    try:
+        status = work()
+    except (StorageError, OSError, Refusal) as error:
+        call.complain(describe(error))
+        status = 1
     try:
         call.store.shutdown(force=True)
     except (StorageError, OSError) as error:
-        from orlop.dropin.text import describe
-
         call.complain(f"shutdown: {describe(error)}")
+    return status
 
 
 def _done(call: Call, verb: str, work: Callable[[], object]) -> int:

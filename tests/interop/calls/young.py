@@ -12,6 +12,16 @@ def surplus(command: str) -> Row:
     return young(f"{command} x", f"{command}: too many arguments ([x]).\nHELP\n", "TABLE\n", 1)
 
 
+def verdict(layers: int = 0, images: int = 0, containers: int = 0) -> str:
+    return (
+        f"{layers} layer errors, 0 read-only layer errors, {images} image errors, 0 read-only image errors, "
+        f"{containers} container errors\n"
+    )
+
+
+_CLEAN = '{"Layers":{},"ROLayers":{},"Images":{},"ROImages":{},"Containers":{}}\n'
+_ORPHAN = "layer S6:\n layer S6: layer in lower level storage driver not accounted for\n"
+_LONELY = "layer U1:\n layer U1: layer not referenced by any images or containers\n"
 _NO_IMAGE = 'locating image with ID "zz": image not known\n'
 _USERDATA = "vfs-images/I1/userdata\n"
 
@@ -49,6 +59,32 @@ YOUNG: list[Row | str] = [
     young("gc --json", '""\n'),
     young("gc -j", '""\n'),
     surplus("gc"),
+    # Looking for damage, and mending it
+    young("check"),
+    young("check --json", _CLEAN),
+    young("create-storage-layer -i S6", "S6\n"),
+    young("check", _ORPHAN, verdict(1), 1),
+    young("check -q", _ORPHAN, verdict(1), 1),
+    young("check -j", _CLEAN.replace('"Layers":{}', '"Layers":{"S6":[{}]}', 1), verdict(1), 1),
+    young("check --repair --quick", _ORPHAN),
+    young("check -qj", _CLEAN),
+    young("storage-layers"),
+    "--graph BASE/lonely create-layer -i U1",
+    young("--graph BASE/lonely check"),
+    young("--graph BASE/lonely check --max 87600h"),
+    young("--graph BASE/lonely check -m 0", _LONELY, verdict(1), 1),
+    young("--graph BASE/lonely check --max=0.000s", _LONELY, verdict(1), 1),
+    young("--graph BASE/lonely check -r -m 1h"),
+    "--graph BASE/lonely layers",
+    young("--graph BASE/lonely check -rm 0", _LONELY),
+    young("--graph BASE/lonely layers"),
+    young("--graph BASE/lonely create-layer -i U1", "U1\n"),
+    young("--graph BASE/lonely check --force --max -1ms", _LONELY),
+    young("--graph BASE/lonely check -f -m +0"),
+    young("check --max soon", err='time: invalid duration "soon"\n', status=1),
+    young("check -m 10", err='time: missing unit in duration "10"\n', status=1),
+    young("check -m=", err='time: invalid duration ""\n', status=1),
+    surplus("check"),
     young("dedup", "Deduplicated 0 bytes\n"),
     young("dedup --hash-method size --json", '{"Deduped":0}\n'),
     young("dedup -j --hash-method=sha256", '{"Deduped":0}\n'),
@@ -70,6 +106,7 @@ YOUNG: list[Row | str] = [
     young("mount --read-only I1", "BASE/graph/vfs/dir/L1\n"),
     young("mount --ro -j im1", '[{"id":"im1","mountpoint":"BASE/graph/vfs/dir/L1","error":""}]\n'),
     young("mount -r zz I1", "\nBASE/graph/vfs/dir/L1\n", f"{_NO_IMAGE[:-1]} while mounting zz\n", 1),
+    young("check", err="shutdown: a layer is mounted: layer is in use by a container\n"),
     "mount --option x L1",
     "unmount im1",
     "unmount I1",
