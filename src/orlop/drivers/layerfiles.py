@@ -14,6 +14,7 @@ import stat
 
 from orlop.drivers.api import LayerFiles
 from orlop.errors import UnsafePath
+from orlop.formats.tarsplit import clean_name
 from orlop.system.beneath import Root
 from orlop.system.descent import Descent, open_unnoticed
 
@@ -54,6 +55,8 @@ class DirectoryFiles(LayerFiles):
     def open(self, name: bytes) -> int:
         if b"\0" in name:
             raise UnsafePath(f"{name!r} cannot be the name of a file", path=name)
+        if b"/.." in name:  # it need not name a directory that is there, and was unpacked without it
+            name = clean_name(b"/" + name)[1:]
         first: OSError | None = None
         for place in self._searched():
             try:

@@ -241,6 +241,7 @@ class _Headers:
         self._update = update
         self._entry: Entry | None = None  # the last one
         self._is_partial = False  # its sparse map was not recorded
+        self._head = 0  # bytes of its header, which is whole blocks, but for a global one with its records
         self._payload = 0  # bytes of content that are still to come in segments
         self._expanded: Expanded | None = None
         self._pad = 0
@@ -265,6 +266,7 @@ class _Headers:
         if not head[0]:
             self._ended = True
             return
+        self._head = len(head)
         try:
             self._entry = self._parsed(head)
         except StorageError:
@@ -291,7 +293,7 @@ class _Headers:
         if entry is None or self.lost:
             return
         self.entries += 1
-        self._pad = -entry.size % tarheader.BLOCK
+        self._pad = -(self._head + entry.size) % tarheader.BLOCK
         if self._is_partial:
             self.inexact = "a sparse member, whose map the record does not have"
             entry.name, entry.type, entry.real_size = item.name, tarheader.REGULAR, item.size

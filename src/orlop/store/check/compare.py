@@ -342,8 +342,10 @@ class Comparison:
         for key in sorted(expected.keys() | actual.keys()):
             name = os.fsdecode(key)
             wanted, there = expected.get(key), actual.get(key)
-            if not name.startswith(self._supported) or (there is None and not wanted):
-                continue  # cannot be kept here; or is empty, which some programs leave out
+            if not (name.startswith(self._supported) and is_compared(name)):
+                continue  # cannot be kept here, or is not read
+            if there is None and not wanted:
+                continue  # some programs leave out what is empty
             if there is None and name.startswith("user.") and node.kind not in (REGULAR, DIRECTORY):
                 continue  # the kernel has none of those on anything else
             if wanted is None and name == "security.ima":

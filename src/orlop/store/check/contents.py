@@ -16,6 +16,8 @@ from orlop.store.check.trees import Trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from orlop.drivers.api import Inspector, LayerFiles, LayerTree
     from orlop.formats.tarheader import Entry
     from orlop.model.idmap import IDMappings
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from orlop.store.check.compare import Difference, Leniency
     from orlop.store.check.expected import Tree
     from orlop.store.check.look import Look
-    from orlop.stream.measure import Readable
 
 DIFFERENCES_MAX = 1000
 """Of one layer. When its directory is gone there is nothing to learn from the next fifty thousand."""
@@ -92,7 +93,7 @@ class Examiner:
         self._most = most
         self._trees = Trees(look, self.inspector)
 
-    def examine(self, document: Document, record: Readable) -> Examination:
+    def examine(self, document: Document, record: BinaryIO) -> Examination:
         """`record` is the layer's tar-split file, open at its start."""
         id = document["id"]
         found = Examination(valid(document.get("diff-digest")), self._place_of(id, document.get("parent")))
@@ -114,11 +115,34 @@ class Examiner:
         found.read = found.reading.read
         if growing is not None and growing.is_known(found.reading):
             found.tree = growing.tree
+        if place is not None and any(problem.code == "missing" for problem in found.reading.problems):
+            self._excuse(found, found.tree or self._tree_again(document, place, record))
         if found.record_is_wrong:
             self._trees.distrust(id)
         elif found.tree is not None and place is not None:
             self._compare(found, found.tree, place, mappings_of(document))
         return found
+
+    def _tree_again(self, document: Document, place: LayerTree, record: BinaryIO) -> Tree | None:
+        growing = self._trees.of(document, place)
+        if growing is None:
+            return None
+        reading = Reading()
+        record.seek(0)
+        reading.run(record, None, growing.add)
+        return growing.tree if growing.is_known(reading) else None
+
+    def _excuse(self, found: Examination, tree: Tree | None) -> None:
+        """Files that are not there because the archive itself deletes them are not missing."""
+        reading = found.reading
+        left = [
+            problem
+            for problem in reading.problems
+            if problem.code != "missing" or tree is None or tree.node(path_of(problem)[1:]) is not None
+        ]
+        if len(left) < len(reading.problems):
+            reading.problems = left
+            reading.inexact = "content of a file that the archive itself deletes"
 
     def _place_of(self, id: str, parent: str | None) -> LayerTree | None:
         try:

@@ -383,6 +383,14 @@ class Tree:
 
     # --- asking -------------------------------------------------------------------------------------------
 
+    def node(self, path: bytes) -> Node | None:
+        """What should be there; symlinks in the path are followed, its last one not."""
+        directory, _, base = path.rpartition(b"/")
+        try:
+            return self._directory(directory).children.get(base)
+        except (_Missing, _NotDirectory):
+            return None
+
     def walk(self) -> Iterator[tuple[bytes, Node]]:
         """Every path below the root with what should be there, a directory before what is in it."""
         waiting: list[tuple[bytes, Node]] = [

@@ -20,6 +20,7 @@ from orlop.system.files import open_regular
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO
 
     from orlop.model.findings import Finding
     from orlop.model.record import Document
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from orlop.store.check.contents import Examination
     from orlop.store.check.findings import Subject
     from orlop.store.check.look import Look
-    from orlop.stream.measure import Readable
 
 _GZIP = b"\x1f\x8b\x08"
 
@@ -119,7 +119,7 @@ class LayerCheck:
             yield from self._with_record(subject, document, path, record)
 
     def _with_record(
-        self, subject: Subject, document: Document, path: str, record: Readable
+        self, subject: Subject, document: Document, path: str, record: BinaryIO
     ) -> Iterator[Finding]:
         found = self._examiner.examine(document, record)
         reading = found.reading
@@ -261,8 +261,8 @@ def _of_archive(subject: Subject, document: Document, found: Examination, path: 
     if excused and reading.digest != digest:
         yield subject.finding(
             "inexact",
-            f"{path} cannot give back the archive that was applied: {reading.inexact}. The program that wrote it "
-            "never can; the files are whole",
+            f"{path} cannot give back the archive that was applied, and never could: {reading.inexact}. The files "
+            "are whole",
             grade=ODDITY,
             path=path,
             peers=peers,
