@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import tempfile
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orlop.errors import BadRecords, DuplicateID
-from orlop.formats import gojson
+from orlop.formats import gojson, recordfiles
 from orlop.formats.bigdata import file_name
 from orlop.formats.gojson import SyntaxProblem
-from orlop.formats.records import Misfit, encode, encode_all, fitted, parse, trimmed
+from orlop.formats.recordfiles import parse
+from orlop.formats.records import Misfit, encode, encode_all, fitted, trimmed
 from orlop.model.container import Container
 from orlop.model.ids import are_harmless
 from orlop.model.image import Image
@@ -216,6 +218,43 @@ def test_any_records_are_accepted_or_set_aside_one_by_one(
         for field in kind.FIELDS.values():
             getattr(kind(document), field.attribute)
         repr(kind(document))
+
+
+@given(st.data(), KINDS)
+def test_what_a_file_says_does_not_depend_on_what_was_known_of_it(
+    data: st.DataObject, kind: type[Record]
+) -> None:
+    """Reading again only what changed gives what reading all gives, whatever was there, and whatever we put there."""
+    good = documents(kind)
+    pool = data.draw(st.lists(st.one_of(good, good, good, almost_records(kind)), min_size=1, max_size=6))
+    texts = [json.dumps(each, separators=(",", ":"), ensure_ascii=False) for each in pool]
+    some = st.lists(st.sampled_from(texts), max_size=6)
+    first = data.draw(some)
+    between = data.draw(st.sampled_from([",", ",", ",", " ,"]))
+    with unittest.mock.patch.object(recordfiles, "_MANY", 0):
+        before = parse(kind, bytes_of(first, between))
+        for place, text in data.draw(
+            st.dictionaries(st.integers(0, 6), st.sampled_from(texts), max_size=2)
+        ).items():
+            before.put(place if place < len(first) else None, text)
+        now = (
+            data.draw(st.permutations(first)) + data.draw(some)
+            if data.draw(st.booleans())
+            else before.texts()
+        )
+        found = parse(kind, bytes_of(now, between), before)
+    wanted = parse(kind, bytes_of(now, between))
+    assert found.documents == wanted.documents
+    assert list(map(str, found.asides)) == list(map(str, wanted.asides))
+    assert found.texts() == wanted.texts()
+    assert found.is_void == wanted.is_void
+    for key in ("id", "names", "flags"):
+        assert sorted(map(repr, found.column(key))) == sorted(map(repr, wanted.column(key)))
+    assert found.canonical() in (None, wanted.canonical())
+
+
+def bytes_of(texts: list[str], between: str) -> bytes:
+    return gojson.bytes_of(f"[{between.join(texts)}]")
 
 
 @given(st.binary(max_size=200), KINDS)

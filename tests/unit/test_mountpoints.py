@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orlop.errors import BadRecords
-from orlop.formats.records import Contents
+from orlop.formats.recordfiles import Contents
 from orlop.model.layer import Layer
 from orlop.records.mountpoints import Mount, Mountpoints
 from orlop.records.rows import Rows

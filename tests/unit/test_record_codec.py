@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from orlop.errors import LimitExceeded
-from orlop.formats import records
+from orlop.formats import recordfiles
 from orlop.formats.gojson import SyntaxProblem
-from orlop.formats.records import Misfit, encode, encode_all, fitted, json_of, parse, trimmed
+from orlop.formats.recordfiles import parse
+from orlop.formats.records import Misfit, encode, encode_all, fitted, json_of, trimmed
 from orlop.model.container import Container
 from orlop.model.digest import Digest
 from orlop.model.idmap import IDMap, IDMappings
@@ -331,10 +332,10 @@ def test_a_file_without_records(data: bytes) -> None:
 
 def test_a_file_of_rubbish_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """P8: 256 MiB of empty lists would take 8 GiB."""
-    monkeypatch.setattr(records, "RECORD_VALUES_MAX", 1000)
+    monkeypatch.setattr(recordfiles, "RECORD_VALUES_MAX", 1000)
     with pytest.raises(LimitExceeded, match="1000 values"):
         parse(Layer, b"[" + b"[]," * 1500 + b"[]]")
-    monkeypatch.setattr(records, "RECORDS_ASIDE_MAX", 10)
+    monkeypatch.setattr(recordfiles, "RECORDS_ASIDE_MAX", 10)
     with pytest.raises(LimitExceeded, match="10 records that do not fit"):
         parse(Layer, b"[" + b"5," * 10 + b"5]")
     assert len(parse(Layer, b"[" + b"5," * 9 + b"5]").asides) == 10
@@ -349,7 +350,7 @@ def test_records_as_all_programs_write_them_are_told_apart_without_reading_them_
     """A save in a store of twenty thousand layers must not cost a second load."""
     texts = [encode(Layer, {**LAYER, "id": f"{n:064x}", "metadata": "},{"}) for n in range(600)]
     contents = parse(Layer, f"[{','.join(texts)}]".encode())
-    monkeypatch.setattr(records.gojson, "elements", None)
+    monkeypatch.setattr(recordfiles.gojson, "elements", None)
     assert contents.texts() == texts
 
 

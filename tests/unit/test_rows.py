@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orlop.formats.records import Contents, encode_all
+from orlop.formats.recordfiles import Contents
+from orlop.formats.records import encode_all
 from orlop.model.layer import Layer
 from orlop.records.rows import Row, Rows
 

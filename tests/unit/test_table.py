@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from orlop.errors import BadRecords, DuplicateID, LockTimeout, ReadOnly, StorageError
-from orlop.formats import records
+from orlop.formats import recordfiles, records
 from orlop.records import table as table_module
 from orlop.records.bigdata import Items
 from orlop.records.blocks import Editor, View
@@ -159,6 +159,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(table_module, "encode", counting)
     monkeypatch.setattr(records, "encode", counting)
+    monkeypatch.setattr(recordfiles, "encode", counting)
     return seen
 
 
@@ -290,7 +291,7 @@ def test_a_file_past_the_limit_is_damage(at: Place, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_of_rubbish_is_damage(at: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "RECORDS_ASIDE_MAX", 10)
+    monkeypatch.setattr(recordfiles, "RECORDS_ASIDE_MAX", 10)
     path = at.put(LAYERS, b"[" + b"5," * 10 + b"5]")
     with pytest.raises(BadRecords, match="do not fit") as failure, at.layers().reading():
         pass
@@ -1554,8 +1555,56 @@ def test_listing_looks_at_no_record_by_itself(at: Place, monkeypatch: pytest.Mon
     ]
     at.put(LAYERS, text(*content))
     asked: list[object] = []
-    monkeypatch.setattr(records, "fitted", lambda kind, value: asked.append(value))
+    monkeypatch.setattr(recordfiles, "fitted", lambda kind, value: asked.append(value))
     table = at.layers()
     assert ids(table)[-1] == f"{2999:064x}"
     assert asked == []
     assert table._rows._rows == {}
+
+
+def test_of_a_long_list_that_somebody_changed_only_what_is_new_is_read_again(
+    at: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two programs in turns would else read twenty thousand records for each other's every change."""
+    content = [doc(f"{n:064x}", f"n{n}", diff_digest=SHA) for n in range(1000)]
+    at.put(LAYERS, text(*content))
+    ours, theirs = at.layers(), at.layers()
+    assert len(ids(ours)) == 1000
+    with ours.reading() as view:
+        kept = view.rows.by_id(f"{7:064x}")
+    with theirs.writing() as editor:
+        row = editor.rows.by_id(f"{5:064x}")
+        assert row is not None
+        editor.change(row, {"metadata": "new"})
+        editor.add(doc("one more", "n1000"))
+    looked_at: list[int] = []
+    real = recordfiles.columns_of
+
+    def counting(kind: Any, values: list[Any]) -> Any:
+        looked_at.append(len(values))
+        return real(kind, values)
+
+    monkeypatch.setattr(recordfiles, "columns_of", counting)
+    with ours.reading() as view:
+        assert len(view.rows) == 1001
+        five, seven = (view.rows.by_id(f"{n:064x}") for n in (5, 7))
+        assert five is not None
+        assert seven is not None
+        assert kept is not None
+        assert five.document["metadata"] == "new"
+        assert seven.document is kept.document
+        assert view.find("n1000") is view.find("one more")
+        shown = view.json()
+    assert looked_at == [2, 0]  # and the file of volatile layers, which has none
+    assert shown == fresh_json(at)
+    with ours.writing() as editor:  # and what is written after that is whole
+        row = editor.rows.by_id(f"{9:064x}")
+        assert row is not None
+        editor.remove(row)
+    assert ids(at.layers()) == [id for id in ids(ours) if id != f"{9:064x}"]
+    assert len(ids(theirs)) == 1000
+
+
+def fresh_json(at: Place) -> str:
+    with at.layers().reading() as view:
+        return view.json()

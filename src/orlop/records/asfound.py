@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 
 from orlop.errors import BadRecords
-from orlop.formats.records import parse
+from orlop.formats.recordfiles import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orlop.formats.records import Aside, Contents
+    from orlop.formats.recordfiles import Aside, Contents
     from orlop.model.record import Document
     from orlop.records.table import Table, TableFile
 

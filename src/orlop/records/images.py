@@ -13,7 +13,7 @@ from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from orlop.formats.records import Contents
+    from orlop.formats.recordfiles import Contents
     from orlop.model.record import Document
     from orlop.records.rows import Row, Rows
 

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from orlop.formats.records import Contents
+    from orlop.formats.recordfiles import Contents
     from orlop.model.record import Document, Record
     from orlop.records.rows import Row, Rows
     from orlop.records.trash import Trash

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from orlop.formats.records import Contents
+    from orlop.formats.recordfiles import Contents
     from orlop.model.record import Document
 
     # What a record can be found by: a member that is text or a list of text, or a function that gives texts.

@@ -29,7 +29,8 @@ import os
 from orlop.errors import BadRecords, LimitExceeded, ReadOnly, StorageError, UnsafePath
 from orlop.formats import gojson
 from orlop.formats.limits import RECORDS_FILE_MAX
-from orlop.formats.records import Aside, Contents, encode, parse
+from orlop.formats.recordfiles import Aside, Contents, parse
+from orlop.formats.records import encode
 from orlop.records import bigdata
 from orlop.records.blocks import Editor, Looking, NeedsWriting, Reading, Uncollected, Writing
 from orlop.records.rows import Row, Rows
@@ -71,7 +72,7 @@ class TableFile:
         """
         try:
             mtime_ns = os.stat(self.path, follow_symlinks=False).st_mtime_ns
-            return mtime_ns, parse(kind, files.read(self.path, limit=RECORDS_FILE_MAX))
+            return mtime_ns, parse(kind, files.read(self.path, limit=RECORDS_FILE_MAX), self.contents)
         except FileNotFoundError:
             return None, parse(kind, b"")
         except (gojson.SyntaxProblem, LimitExceeded, UnsafePath) as problem:

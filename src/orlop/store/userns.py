@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from orlop.drivers.api import Driver
-    from orlop.formats.records import Aside
+    from orlop.formats.recordfiles import Aside
     from orlop.model.autouserns import AutoUserNS
     from orlop.model.record import Document
     from orlop.records.rows import Row
