@@ -86,7 +86,8 @@ def of_difference(
         code = "tree-changed"
         text = f"{name}{slash}: " + "; ".join(_sentence(*attribute) for attribute in difference.attributes)
         attributes = ",".join(
-            f"{word}:{wanted}{_ARROW}{found}" for word, wanted, found in difference.attributes
+            f"{word}:{_of_peers(word, wanted)}{_ARROW}{_of_peers(word, found)}"
+            for word, wanted, found in difference.attributes
         )
         line = f"{name}({attributes})"
         lines = [line] if difference.is_directory else [line, f"+{line}"]  # of a file they report it twice
@@ -101,6 +102,10 @@ def of_difference(
         remedy=remedy,
         peers=tuple([f"{line}, {_MODIFIED}" for line in lines]) if told_by_peers else (),
     )
+
+
+def _of_peers(word: str, value: str) -> str:
+    return f"0x{int(value) // 1_000_000_000:x}" if word == "mtime" else value
 
 
 def _sentence(word: str, wanted: str, found: str) -> str:
