@@ -178,6 +178,9 @@ def test_a_name_twice_in_one_record_is_one_name() -> None:
     assert [row.names for row in table] == [["n", "m"]]
     assert table.robbed == set()
     assert found(table, "n") == "a"
+    table = rows([doc("b", "n")], [doc("a", "n", "n")])
+    assert [row.names for row in table] == [[], ["n"]]
+    assert table.robbed == {0}
 
 
 def test_a_name_twice_in_one_image_stays_as_it_is() -> None:

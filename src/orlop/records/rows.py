@@ -286,11 +286,12 @@ class Rows:
                     continue
                 self._twins = True
             names = row.names
-            if unique_ids and len({*names}) != len(names):
-                self.put(row, {**document, "names": list(dict.fromkeys(names))})
             self.robbed |= self.take_names(row, names)
             ids[row.id] = at
-            self._enter_names(row)
+            if unique_ids and len({*names}) != len(names):
+                self.put(row, {**document, "names": list(dict.fromkeys(names))})
+            else:
+                self._enter_names(row)
 
 
 def _held(document: Document, key: Key) -> Iterable[str]:
