@@ -165,3 +165,16 @@ def test_a_file_that_a_container_lets_grow_is_not_read_without_end(store: orlop.
     os.truncate(Path(store.containers.directory(box.id), "hosts"), 1 << 40)
     with pytest.raises(LimitExceeded, match="hosts"):
         store.containers.read_file("box", "hosts")
+
+
+# --- records that somebody prepared -------------------------------------------------------------------------
+
+
+def test_a_store_with_twins_can_be_wiped(store: orlop.Store, disk: Disk) -> None:
+    """Two images of one id: the first one takes the second along."""
+    store.images.create(id="1" * 64, names=["one"])
+    path = disk.path("images", "images.json")
+    path.write_text(json.dumps(json.loads(path.read_bytes()) * 2))
+    assert len(store.images) == 2
+    store.wipe()
+    assert json.loads(path.read_bytes()) == []

@@ -188,6 +188,8 @@ class Rows:
         """Take a row away, and with it any other of the same id, whose data it is, too; those that went."""
         id = row.id
         gone = [twin for twin in self if twin.id == id] if self._twins else [row]
+        if not gone:
+            return gone  # its twin took it along
         for twin in gone:
             self._leave_names(twin)
             for key, index in self._members.items():
