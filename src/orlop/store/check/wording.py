@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from orlop.formats.tarheader import REGULAR
 from orlop.formats.tarsplit import clean_name, quoted
@@ -94,14 +95,20 @@ def of_difference(
         words = {word for word, _, _ in difference.attributes}
         if node is None or node.kind != REGULAR or words.isdisjoint(_OF_CONTENT):
             remedy = "put right as the layer's archive has it"
+    peers = tuple([f"{line}, {_MODIFIED}" for line in lines]) if told_by_peers else ()
+    own: tuple[str, ...] = ()
+    if peers and _is_socket(directory + name):
+        peers, own = (), (f"scanning contents of {subject}: archive/tar: sockets not supported",)
     return subject.finding(
-        code,
-        text,
-        path=directory + name,
-        name=name,
-        remedy=remedy,
-        peers=tuple([f"{line}, {_MODIFIED}" for line in lines]) if told_by_peers else (),
+        code, text, path=directory + name, name=name, remedy=remedy, peers=peers, peers_own=own
     )
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _of_peers(word: str, value: str) -> str:
