@@ -11,7 +11,7 @@ import pytest
 import orlop
 from interface import Disk
 from orlop.errors import CompressionNotSupported, ConfigError, LayerUnknown, LimitExceeded, UnsafePath
-from tarballs import tar
+from tarballs import Open, tar
 
 # --- wrong calls --------------------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ def _endless(item: Path, outside: Path) -> None:
 @pytest.mark.parametrize("attack", [_link, _linked_directory, _fifo, _directory, _endless])
 @pytest.mark.usefixtures("impatience")
 def test_data_of_a_foreign_image_is_a_file_beside_its_record(
-    open_store: object, foreign: Path, place: Path, disk: Disk, attack: object
+    open_store: Open, foreign: Path, place: Path, disk: Disk, attack: object
 ) -> None:
     """Else its maker has root read, or copy, files of the host, and wait before a FIFO."""
     outside = place / "outside"
@@ -170,11 +170,12 @@ def test_a_file_that_a_container_lets_grow_is_not_read_without_end(store: orlop.
 # --- records that somebody prepared -------------------------------------------------------------------------
 
 
-def test_a_store_with_twins_can_be_wiped(store: orlop.Store, disk: Disk) -> None:
+def test_a_store_with_twins_can_be_wiped(open_store: Open, disk: Disk) -> None:
     """Two images of one id: the first one takes the second along."""
-    store.images.create(id="1" * 64, names=["one"])
+    open_store().images.create(id="1" * 64, names=["one"])
     path = disk.path("images", "images.json")
     path.write_text(json.dumps(json.loads(path.read_bytes()) * 2))
+    store = open_store()
     assert len(store.images) == 2
     store.wipe()
     assert json.loads(path.read_bytes()) == []
