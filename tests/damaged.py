@@ -135,9 +135,8 @@ class Site:
 
     def open(self, **how: Any) -> orlop.Store:
         how.setdefault("driver_options", self.options)
-        return orlop.open_store(
-            self.graph, self.place / "run", self.driver, durability="none", lock_timeout=10, **how
-        )
+        how.setdefault("lock_timeout", 10)
+        return orlop.open_store(self.graph, self.place / "run", self.driver, durability="none", **how)
 
     def table(self, kind: str) -> Path:
         return self.graph / f"{self.driver}-{kind}s"

@@ -212,7 +212,8 @@ def _content(directory: Path, trees: list[Path], layer: dict[str, Any]) -> list[
                 elif entry.get("size"):
                     raw = entry.get("name_raw")
                     name = b64decode(raw) if raw else entry["name"].encode()
-                    places = [tree / os.fsdecode(name.lstrip(b"/")) for tree in trees]
+                    path = os.path.normpath(b"/" + name)[1:].lstrip(b"/")
+                    places = [tree / os.fsdecode(path) for tree in trees]
                     data = next((p for p in places if p.exists()), places[0]).read_bytes()
                 else:
                     continue
