@@ -14,6 +14,7 @@ from orlop.stream.filetable import Opener
 from orlop.stream.occupancy import Count
 from orlop.system import sharing
 from orlop.system.descent import GONE
+from orlop.system.extents import data_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -193,14 +194,20 @@ _UNABLE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS))
 
 
 def _share_all(source: int, target: int, size: int) -> int:
-    """How many bytes from the beginning are shared now. The kernel may do a part at a time (1 GiB)."""
-    at = 0
-    while at < size:
-        done = sharing.share(source, target, at, size - at)
-        if not done:
-            break
-        at += done
-    return min(at, size)
+    """How many bytes from the beginning are shared now. The kernel may do a part at a time (1 GiB).
+
+    The target's holes take no blocks that could be shared, and the kernel would read terabytes of them.
+    """
+    begun = False
+    for start, end in data_ranges(target, size):
+        at = start
+        while at < end:
+            done = sharing.share(source, target, at, end - at)
+            if not done:
+                return at if begun else 0
+            begun = True
+            at += done
+    return size if begun else 0
 
 
 def _alone(fd: int) -> int:
