@@ -455,16 +455,16 @@ class LayerTree(Value):
     directories   nearest first: what one has hides what a later one has
     whole         they hold all that the layer shows, what lies below it included (vfs); else only what it changes
     alone         nothing else is in them; False for a copy of another layer, which shares what it did not re-own
-    overridden    real owners and modes stand in an attribute (`force_mask`)
+    force_mask    the mode that all has on disk, real owners and modes standing in an attribute; None: no such thing
     mark          of differences: the attribute of opaque directories; "" where whiteouts are plain files
     """
 
-    __slots__ = __match_args__ = ("directories", "whole", "alone", "overridden", "mark")
+    __slots__ = __match_args__ = ("directories", "whole", "alone", "force_mask", "mark")
 
     directories: tuple[str, ...]
     whole: bool
     alone: bool
-    overridden: bool
+    force_mask: int | None
     mark: str
 
     def __init__(
@@ -473,10 +473,10 @@ class LayerTree(Value):
         *,
         whole: bool,
         alone: bool = True,
-        overridden: bool = False,
+        force_mask: int | None = None,
         mark: str = "",
     ) -> None:
-        self._fill(tuple(directories), whole, alone, overridden, mark)
+        self._fill(tuple(directories), whole, alone, force_mask, mark)
 
 
 class Inspector(abc.ABC):

@@ -27,7 +27,7 @@ from orlop.formats import whiteout
 from orlop.formats.tarsplit import clean_name, quoted
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.stream.linkstash import LinkStash
-from orlop.stream.place import OVERRIDE, Placer, directory_times, file_times, symlink_times
+from orlop.stream.place import OVERRIDE, Placer, directory_times, file_times, override, symlink_times
 from orlop.stream.ring import RING_SIZE, Payload
 from orlop.system.beneath import DIRECTORY, Root, remove_at
 
@@ -148,7 +148,7 @@ class Extractor:
             xattrs = self._place.settable(xattrs)
         if self._force_mask is not None:
             if kind not in (SYMLINK, HARD_LINK):
-                xattrs = {**(xattrs or {}), OVERRIDE: _override(owner, mode, kind, (major, minor))}
+                xattrs = {**(xattrs or {}), OVERRIDE: override(owner, mode, kind, (major, minor))}
             if kind in _NODES:
                 kind = REGULAR
             mode = self._force_mask
@@ -257,7 +257,7 @@ class Extractor:
             )
         owner = self._place.owner(uid, gid)
         mode &= 0o7777
-        self._root_override = _override(owner, mode, kind, (0, 0))
+        self._root_override = override(owner, mode, kind, (0, 0))
         if not self._layer_rules and clean_name(name) == b".":
             return  # the peers ignore it there, when it is spelt so
         xattrs = self._place.settable((extra or _NO_EXTRA)[3] or {})
@@ -389,10 +389,3 @@ class Names:
             self._set = set(bytes(self._text).split(b"\0"))
             self._text.clear()
         return self._set
-
-
-def _override(owner: tuple[int, int], mode: int, kind: int, device: tuple[int, int]) -> bytes:
-    """The value of `OVERRIDE` for an entry."""
-    numbers = f"{device[0]}-{device[1]}"
-    word = {DIR: "dir", FIFO: "pipe", CHAR: f"char-{numbers}", BLOCK: f"block-{numbers}"}.get(kind, "file")
-    return f"{owner[0]}:{owner[1]}:{mode:04o}:{word}".encode()

@@ -315,6 +315,13 @@ def settable(xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     }
 
 
+def override(owner: tuple[int, int], mode: int, kind: int, device: tuple[int, int]) -> bytes:
+    """The value of `OVERRIDE` for a type of `formats/tarheader`."""
+    numbers = f"{device[0]}-{device[1]}"
+    words = {b"5": "dir", b"6": "pipe", b"3": f"char-{numbers}", b"4": f"block-{numbers}"}
+    return f"{owner[0]}:{owner[1]}:{mode:04o}:{words.get(bytes([kind]), 'file')}".encode()
+
+
 def file_times(atime: int | None, mtime: int) -> tuple[int, int]:
     """(atime, mtime) to set, in nanoseconds: never accessed before it was written; what no peer can write is 1970."""
     if atime is None or atime < mtime:

@@ -216,7 +216,7 @@ class Overlay(
 
         return OverlayInspector(
             self._layout,
-            overridden=self._options.force_mask is not None,
+            force_mask=self._options.force_mask,
             mark="" if self._options.mount_program else self._mark,
         )
 

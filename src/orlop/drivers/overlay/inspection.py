@@ -27,12 +27,12 @@ _NEW_ROOT = 0o555
 
 
 class OverlayInspector(Inspector):
-    """See the module. `overridden`: a force mask is in use. `mark` is the attribute of opaque directories, "" where
+    """See the module. `force_mask`: None if none is in use. `mark` is the attribute of opaque directories, "" where
     a mount program wants whiteouts to be plain files."""
 
-    def __init__(self, layout: Layout, *, overridden: bool, mark: str) -> None:
+    def __init__(self, layout: Layout, *, force_mask: int | None, mark: str) -> None:
         self._layout = layout
-        self._overridden = overridden
+        self._force_mask = force_mask
         self._mark = mark
         # Home to short name to id, or None where that leads elsewhere.
         self._links: dict[str, dict[str, str | None]] = {}
@@ -135,10 +135,10 @@ class OverlayInspector(Inspector):
         text = self._lower_of(directory)
         places = [self._resolved(name[2:]) for name in text.split(":")] if text else []
         if len(own) == 1 and (not places or None in places or places[0] == self._layout.find(parent or "")):
-            return LayerTree(own, whole=False, overridden=self._overridden, mark=self._mark)
+            return LayerTree(own, whole=False, force_mask=self._force_mask, mark=self._mark)
         below = [f"{place}/{name}" for place in places if place for name in ("diff", *content.older(place))]
         return LayerTree(
-            [*own, *below], whole=False, alone=False, overridden=self._overridden, mark=self._mark
+            [*own, *below], whole=False, alone=False, force_mask=self._force_mask, mark=self._mark
         )
 
     def copies(self, id: str) -> list[LayerTree]:
@@ -155,8 +155,10 @@ class OverlayInspector(Inspector):
         beneath = self._layout.find(below) if below else None
         if not os.path.lexists(f"{directory}/diff"):
             like = f"{beneath}/diff" if beneath else ""
-            owner, mode = content.owner_and_mode(like, self._overridden) if like else ((0, 0), _NEW_ROOT)
-            content.make(f"{directory}/diff", mode & 0o755, owner, None)
+            owner, mode = (
+                content.owner_and_mode(like, self._force_mask is not None) if like else ((0, 0), _NEW_ROOT)
+            )
+            content.make(f"{directory}/diff", mode & 0o755, owner, self._force_mask)
         self._mend_link(directory, [place for other in above if (place := self._layout.find(other))])
         if beneath is None and below is None:
             if os.path.lexists(f"{directory}/lower"):

@@ -145,7 +145,7 @@ class Comparison:
         root = self._tree.root
         if self._tree.whole and root.facts is not None:
             mode = stat.S_IMODE(at.status.st_mode)
-            if mode != root.facts[0] and not self._place.overridden:
+            if mode != root.facts[0] and self._place.force_mask is None:
                 self._take(_changed(b"/", root, [("mode", f"{root.facts[0]:04o}", f"{mode:04o}")]))
         levels = [(b"/", self._listed(at, at.entries(), root, b"/"))]
         while levels:
@@ -284,9 +284,9 @@ class Comparison:
         """What differs, given the attributes that are there."""
         mode = stat.S_IMODE(status.st_mode)
         override = actual.pop(OVERRIDE, None)
-        if self._place.overridden:
-            if override is None:
-                return []  # links, and directories that the archive does not name: nothing says whose they are
+        if self._place.force_mask is not None:
+            if override is None and (node.facts is None or node.kind == SYMLINK):
+                return []  # nothing says whose they are
             shown = _overridden(override, status)
             if shown is None:
                 return [("xattr:" + os.fsdecode(OVERRIDE), "owner and mode", _shown(override))]

@@ -115,11 +115,12 @@ class Tree:
     """The tree of one layer, or with `whole` of a layer and all below it, applied from the lowest upwards.
 
     With `whole` the rules are those of a merged tree, in which a whiteout deletes; else those of a difference, in
-    which it is kept.
+    which it is kept. With `masked` the first name of a file says whose it is, else the last one.
     """
 
-    def __init__(self, *, whole: bool) -> None:
+    def __init__(self, *, whole: bool, masked: bool = False) -> None:
         self.whole = whole
+        self._masked = masked
         self.root = Directory(0)
         self.layers: list[str] = []  # ids, lowest first
         self.complete = True  # all that lies there is known
@@ -205,6 +206,8 @@ class Tree:
             if found is None or isinstance(found, Directory):
                 raise _Missing(entry.linkname)
             node = found
+            if self._masked:
+                facts = node.facts
             if node.facts is not None and facts is not None and node.facts[1:] != facts[1:]:
                 node.xattrs = _without_capability(node.xattrs)
             self._renew(node, attributes)

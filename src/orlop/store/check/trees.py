@@ -57,7 +57,7 @@ class Trees:
         """A tree to which the layer's own archive is to be added; None if what lies below cannot be told."""
         id = document["id"]
         if not place.whole:
-            growing = Growing(Tree(whole=False))
+            growing = Growing(Tree(whole=False, masked=place.force_mask is not None))
             growing.tree.begin(id)
             return growing
         chain = list(self._look.chain(document.get("parent") or ""))[::-1]

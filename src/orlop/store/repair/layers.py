@@ -188,9 +188,6 @@ class LayerRepair:
     def _tree(self, document: Document, found: Examination) -> bool:
         """Whether the layer's files can be put right."""
         bench, id, place = self._bench, document["id"], found.place
-        if place is not None and place.overridden:
-            bench.keep("layer", id, "its owners and modes stand in attributes, which are not put right")
-            return False
         if found.tree is None or place is None or not place.alone or found.unreadable is not None:
             bench.doom.layer(id, "its content is damaged, and what it should be cannot be told")
             return False

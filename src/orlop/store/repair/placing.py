@@ -10,7 +10,7 @@ from orlop.formats import whiteout
 from orlop.formats.tarheader import BLOCK_DEVICE, CHAR, FIFO, REGULAR, SYMLINK
 from orlop.store.check.compare import is_compared
 from orlop.store.check.expected import WHITEOUT, Directory
-from orlop.stream.place import Placer
+from orlop.stream.place import OVERRIDE, Placer, override
 from orlop.system import extents, files, xattrs
 from orlop.system.beneath import remove_at
 from orlop.system.descent import Descent
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Owner = tuple[int, int]
 
+_DEVICES = (CHAR, BLOCK_DEVICE)
 _NODES = {CHAR: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 _IMPLIED_MODE = 0o755
 _BLOCK_SIZE = 512
@@ -40,7 +41,8 @@ class Placing:
         self._root = place.directories[0]
         self._mark = place.mark
         self._mappings = mappings
-        self._placer = Placer(mappings)
+        self._force_mask = place.force_mask
+        self._placer = Placer(mappings, change_owner=place.force_mask is None)
         self._times: dict[bytes, tuple[int, int]] = {}
         self._memory = extents.Memory()
 
@@ -63,11 +65,12 @@ class Placing:
     def make_directory(self, path: bytes, node: Directory) -> None:
         at, name = self._go(path), _base(path)
         owner, mode = self._facts(node)
+        attributes = self._attributes(node)
         try:
-            fd, _ = self._placer.directory(at, name, owner, mode, self._attributes(node))
+            fd, _ = self._placer.directory(at, name, owner, mode, attributes)
         except FileExistsError:
             remove_at(at, name)
-            fd, _ = self._placer.directory(at, name, owner, mode, self._attributes(node))
+            fd, _ = self._placer.directory(at, name, owner, mode, attributes)
         try:
             if node.opaque and self._mark:
                 os.setxattr(fd, self._mark, b"y")
@@ -110,7 +113,8 @@ class Placing:
         owner, mode = self._facts(node)
         status = os.lstat(name, dir_fd=at)
         if node.facts is not None:
-            os.chown(name, *owner, dir_fd=at, follow_symlinks=False)
+            if self._force_mask is None:
+                os.chown(name, *owner, dir_fd=at, follow_symlinks=False)
             if node.kind != SYMLINK:
                 os.chmod(name, mode, dir_fd=at)
         self._settle_attributes(at, name, node)
@@ -142,7 +146,7 @@ class Placing:
         owner, mode = self._facts(node)
         times = (node.mtime_ns or 0, node.mtime_ns or 0)
         attributes = self._attributes(node)
-        if node.kind == REGULAR:
+        if node.kind == REGULAR or (node.kind in _NODES and self._force_mask is not None):
             content = _Content(source, self._memory)
             self._placer.regular(
                 at, name, content, node.size if source is not None else 0, owner, mode, times, attributes
@@ -169,7 +173,13 @@ class Placing:
             os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
 
     def _facts(self, node: Node) -> tuple[Owner, int]:
-        """Owner on disk, and mode."""
+        """Owner and mode on disk."""
+        owner, mode = self._real_facts(node)
+        if self._force_mask is not None and node.facts is not None:
+            mode = self._force_mask
+        return owner, mode
+
+    def _real_facts(self, node: Node) -> tuple[Owner, int]:
         if node.facts is None:
             return (0, 0) if self._tree.whole else self._mappings.root(), _IMPLIED_MODE
         mode, uid, gid = node.facts
@@ -179,7 +189,11 @@ class Placing:
             return self._mappings.to_host_or_overflow(uid, gid), mode
 
     def _attributes(self, node: Node) -> dict[bytes, bytes]:
-        return self._tree.attributes(node)
+        attributes = self._tree.attributes(node)
+        if self._force_mask is None or node.facts is None or node.kind in (SYMLINK, WHITEOUT):
+            return attributes
+        device = (os.major(node.size), os.minor(node.size)) if node.kind in _DEVICES else (0, 0)
+        return {**attributes, OVERRIDE: override(*self._real_facts(node), node.kind, device)}
 
     def _settle_attributes(self, at: int, name: bytes, node: Node) -> None:
         wanted = self._attributes(node)
