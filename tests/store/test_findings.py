@@ -1,5 +1,6 @@
 """What newcomers and attackers found: wrong calls that ended in strange sentences, stores that somebody prepared."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 import orlop
 from interface import Disk
 from orlop.errors import CompressionNotSupported, ConfigError, LayerUnknown, LimitExceeded, UnsafePath
+from rawtar import sparse_10
 from tarballs import Open, tar
 
 # --- wrong calls --------------------------------------------------------------------------------------------
@@ -165,6 +167,29 @@ def test_a_file_that_a_container_lets_grow_is_not_read_without_end(store: orlop.
     os.truncate(Path(store.containers.directory(box.id), "hosts"), 1 << 40)
     with pytest.raises(LimitExceeded, match="hosts"):
         store.containers.read_file("box", "hosts")
+
+
+@pytest.mark.usefixtures("impatience")
+def test_a_hole_of_terabytes_is_checked_without_reading_it(store: orlop.Store, disk: Disk) -> None:
+    """Two kilobytes of archive kept a check busy for hours."""
+    size = 1 << 42
+    archive = sparse_10(b"vast", [(5000, b"begin"), (size - 3, b"end")], size) + bytes(1024)
+    layer = store.layers.put(io.BytesIO(archive))
+    store.images.create(layer=layer.id)
+    assert store.check().is_clean
+    home = disk.place / "graph" / disk.driver
+    path = home / "dir" / layer.id / "vast" if disk.driver == "vfs" else home / layer.id / "diff/vast"
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"x")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [finding.name for finding in store.check().findings if finding.grade == "damage"] == ["/vast"]
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\0")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert store.check().is_clean
 
 
 # --- records that somebody prepared -------------------------------------------------------------------------
