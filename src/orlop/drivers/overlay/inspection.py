@@ -152,6 +152,7 @@ class OverlayInspector(Inspector):
         directory = self._layout.find(id)
         if directory is None or os.path.dirname(directory) not in self._layout.own:
             return
+        self._forget()
         beneath = self._layout.find(below) if below else None
         if not os.path.lexists(f"{directory}/diff"):
             like = f"{beneath}/diff" if beneath else ""
@@ -169,8 +170,7 @@ class OverlayInspector(Inspector):
                 files.write_atomic(f"{directory}/lower", os.fsencode(text), mode=0o644, durable=True)
         for place in ("work", "merged") if below else ("work", "merged", "empty"):
             _make_place(f"{directory}/{place}")
-        self._links.clear()
-        self._lowers.clear()
+        self._forget()
 
     def _mend_link(self, directory: str, above: list[str]) -> None:
         """Let `link` and the short name say the same: what the layers above know it by, or whichever is left."""
@@ -200,6 +200,10 @@ class OverlayInspector(Inspector):
         return other is not None and other != id and links.read(f"{home}/{other}") == name
 
     # --- what is remembered -------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._links.clear()
+        self._lowers.clear()
 
     def _links_of(self, home: str) -> dict[str, str | None]:
         if home not in self._links:

@@ -131,13 +131,13 @@ class LayerRepair:
                     return top
         return document.get("parent") or None
 
-    def _gone(self, document: Document) -> None:
-        """A layer without content: made again from an equal one, else removed."""
+    def _gone(self, document: Document, why: str = "its content is gone") -> None:
+        """A layer of whose content nothing can be used: made again from an equal one, else removed."""
         bench, id = self._bench, document["id"]
         inspector = bench.inspector
         source = remaking.source_of(bench.look, inspector, bench.sources, document)
         if source is None or inspector is None:
-            bench.doom.layer(id, "its content is gone")
+            bench.doom.layer(id, why)
             return
         bench.add(
             "restore",
@@ -189,7 +189,7 @@ class LayerRepair:
         """Whether the layer's files can be put right."""
         bench, id, place = self._bench, document["id"], found.place
         if found.tree is None or place is None or not place.alone or found.unreadable is not None:
-            bench.doom.layer(id, "its content is damaged, and what it should be cannot be told")
+            self._gone(document, "its content is damaged, and what it should be cannot be told")
             return False
         mending = TreeMending(found, mappings_of(document), bench.sources)
         if mending.lacking:

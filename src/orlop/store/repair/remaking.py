@@ -107,8 +107,12 @@ def remake(
             blob = Blob(archive, diff_digest=document["diff-digest"])
             layering.fill(engine, tables, row, blob, mappings, volatile=False)
     tables.layers.change(row, {key: document.get(key) or _empty(key) for key in _FACTS})
-    above = [child.id for child in tables.layers.rows.holding("parent", id)]
-    inspector.mend(id, parent, above)
+    waiting = [(id, parent)]
+    while waiting:  # the layers above list what lies below them, which may have been more
+        at, below = waiting.pop()
+        above = [child.id for child in tables.layers.rows.holding("parent", at)]
+        inspector.mend(at, below, above)
+        waiting += [(other, at) for other in above]
     engine.sync(id)
     flag(tables.layers, row, incomplete=None)
     tables.layers.save()
