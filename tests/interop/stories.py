@@ -103,6 +103,7 @@ class Teller(Twin):
             said, complained = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # the shell, and the program that it waits for
+            process.communicate()
             raise
         out, err = self._normal(said), self._normal(complained)
         return Answer(process.returncode, out.replace(',"Volatile":true', ""), err)
