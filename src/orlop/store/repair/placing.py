@@ -76,10 +76,10 @@ class Placing:
                 os.setxattr(fd, self._mark, b"y")
         finally:
             os.close(fd)
-        self._times[path] = (
-            0,
-            node.known_mtime_ns or os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime_ns,
-        )
+        mtime = node.known_mtime_ns
+        if mtime is None:
+            mtime = os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime_ns
+        self._times[path] = (0, mtime)
 
     def make_file(self, path: bytes, node: Node, source: int | None) -> None:
         """Whatever is no directory. `source` has the content of a file that has any."""
