@@ -92,15 +92,28 @@ def test_an_overlay_that_does_not_work_is_refused_and_not_tried_again_until_the_
     assert peers.mounts_below(place) == []
 
 
-def test_a_full_disk_says_nothing_about_the_kernel(
-    open_overlay: Callable[..., Overlay], place: Path, kernel: Kernel
+@pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EMFILE, errno.ENOMEM])
+def test_trouble_of_the_moment_says_nothing_about_the_kernel(
+    open_overlay: Callable[..., Overlay], place: Path, kernel: Kernel, trouble: int
 ) -> None:
-    kernel.refuses = lambda how: errno.ENOSPC
-    with pytest.raises(OSError, match="No space"):
+    """A full disk, no descriptor left: kept as an answer, it would be one for all programs until the next boot."""
+    kernel.refuses = lambda how: trouble
+    with pytest.raises(OSError, match=os.strerror(trouble)):
         open_overlay()
     assert _kept(place) == {}
     kernel.refuses = lambda how: 0
-    open_overlay()
+    features = open_overlay()._features
+    before = _kept(place)
+    kernel.refuses = lambda how: trouble
+    for ask in (
+        features.native_diff,
+        features.idmapped_lowers,
+        features.data_only_layers,
+        features.volatile,
+    ):
+        with pytest.raises(OSError, match=os.strerror(trouble)):
+            ask()
+    assert _kept(place) == before
 
 
 @pytest.mark.parametrize("what", ["types of entries", "removal of directories", "whiteouts"])

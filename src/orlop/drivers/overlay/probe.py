@@ -5,7 +5,9 @@ write and read the same files.
 
     <run home>/<feature>-true  or  <feature>-false        the content is an explanation, or nothing
 
-Rule: A trial happens in a directory of its own in the home, and leaves neither it nor a mount, whatever happened.
+Rule 1: A trial happens in a directory of its own in the home, and leaves neither it nor a mount, whatever happened.
+Rule 2: An answer lasts until the next boot, for all programs. What says nothing about the kernel (a full disk, no
+        descriptor left) is an error, and no answer.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _SLOW = "Not using native diff for overlay, this may cause degraded performance for building images: "
 _TEXT_LIMIT = 1 << 16
+_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 
 class Features:
@@ -144,12 +147,12 @@ class Features:
                 os.mknod(trial.path("upper/whiteout"), stat.S_IFCHR, 0)
                 trial.mount("lower1", "lower2", upper="upper", label=label)
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise  # a full disk says nothing about the kernel
+                _raise_trouble(error)
                 raise self._why_not(error, label) from error
             try:
                 os.rmdir(trial.path("merged/subdir"))
             except OSError as error:
+                _raise_trouble(error)
                 raise self._unsupported(
                     f"removing a directory failed: {error.strerror}", IncompatibleFilesystem
                 ) from error
@@ -158,7 +161,8 @@ class Features:
         try:
             with self._trial("lower1", "upper", options=False) as trial:
                 trial.mount("lower1", upper="upper", label=label)
-        except OSError:
+        except OSError as problem:
+            _raise_trouble(problem)
             return self._unsupported(str(error), IncompatibleFilesystem)
         return self._unsupported(
             "kernel too old to provide multiple lowers feature for overlay", DriverNotSupported
@@ -186,6 +190,7 @@ class Features:
         try:
             why = self._why_not_native()
         except OSError as error:
+            _raise_trouble(error)
             why = str(error)
         return not why, _SLOW + why if why else ""
 
@@ -212,7 +217,8 @@ class Features:
             with self._trial("lower", "upper", options=False) as trial:
                 trial.mount("lower", upper="upper", more=("volatile",))
                 return True
-        except OSError:
+        except OSError as error:
+            _raise_trouble(error)
             return False
 
     def _try_data_only(self) -> tuple[bool, str]:
@@ -220,7 +226,8 @@ class Features:
             with self._trial("lower", "data", "upper", options=False) as trial:
                 trial.mount("lower", data_only="data", upper="upper", more=("metacopy=on",))
                 return True, ""
-        except OSError:
+        except OSError as error:
+            _raise_trouble(error)
             return False, ""
 
     def _try_idmapped(self) -> tuple[bool, str]:
@@ -238,7 +245,8 @@ class Features:
                 finally:
                     os.close(mapped)
                 return True, ""
-        except OSError:
+        except OSError as error:
+            _raise_trouble(error)
             return False, ""
 
 
@@ -309,6 +317,12 @@ class _Trial:
             home=self._home,
             detached=detached,
         )
+
+
+def _raise_trouble(error: OSError) -> None:
+    """Raise it again if it is of those that Rule 2 speaks of."""
+    if error.errno in _TROUBLE:
+        raise error
 
 
 def _names_tell_types(directory: str) -> bool:
