@@ -16,7 +16,7 @@ import orlop
 import peers
 from orlop import errors
 from orlop.model.idmap import IDMap, IDMappings
-from orlop.system import mounts, overlayfs
+from orlop.system import files, mounts, overlayfs
 from tarballs import Open, tar
 
 overlay_only = pytest.mark.parametrize("open_store", ["overlay"], indirect=True)
@@ -368,3 +368,21 @@ def test_the_state_of_a_failed_unmount_is_kept(store: orlop.Store, monkeypatch: 
             store.unmount("box")
     assert store.mount_count("box") == 1
     assert store.unmount("box") is False
+
+
+def test_what_cannot_be_counted_is_not_mounted(store: orlop.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would ever unmount it."""
+    box = store.containers.create(image=image_of(store).id)
+    write = files.write_atomic
+
+    def full(path: str, *arguments: Any, **how: Any) -> int:
+        if path.endswith("mountpoints.json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return write(path, *arguments, **how)
+
+    for once in (True, False):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(files, "write_atomic", full)
+            store.mount(box.id) if once else store.mount_image(box.image)
+        assert [store.mount_count(ref) for ref in (box.id, store.images[box.image].layer)] == [0, 0]
+        invariants.counted(store.graph_root, store.run_root, store.driver_name)

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import ConfigError, ImageUnknown, LayerNotMounted, LayerUnknown, NotSupported, ReadOnly
+from orlop.errors import (
+    ConfigError,
+    ImageUnknown,
+    LayerNotMounted,
+    LayerUnknown,
+    NotSupported,
+    ReadOnly,
+    StorageError,
+)
 from orlop.model.container import Container
 from orlop.model.idmap import IDENTITY
 from orlop.records.mountpoints import Mount
@@ -91,7 +99,14 @@ def _mount_layer(
             volatile=volatile,
         )
     )
-    mounts.set(tables.layers.rows, row.id, Mount(path, known.count + 1))
+    try:
+        mounts.set(tables.layers.rows, row.id, Mount(path, known.count + 1))
+    except BaseException as error:
+        try:
+            driver.unmount(row.id)  # uncounted nobody would ever do it
+        except (StorageError, OSError) as second:
+            error.add_note(f"and what was mounted at {path} stays there: {second}")
+        raise
     return path
 
 
