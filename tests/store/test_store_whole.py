@@ -1,5 +1,6 @@
 """`Store` itself: any kind of thing, mounting, changes and diffs, deleting, closing; and records found damaged."""
 
+import errno
 import io
 import json
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import orlop
-from orlop import errors
+from orlop import IDMap, IDMappings, errors
 from tarballs import Open, tar
 
 
@@ -288,3 +289,33 @@ def test_a_lock_that_is_not_free_in_time_is_an_error(store: orlop.Store, place: 
         with pytest.raises((errors.LockTimeout, RuntimeError)):
             hasty.layers.create()
     assert hasty.layers.create()
+
+
+@pytest.mark.parametrize("noun", ["containers", "images"])
+def test_a_record_that_may_be_on_disk_and_its_layer_come_or_go_together(
+    store: orlop.Store, place: Path, monkeypatch: pytest.MonkeyPatch, noun: str
+) -> None:
+    """The file was replaced, and then its directory could not be synced: nobody knows what is on disk.
+
+    The layer of a container went while its record stayed; a mapped copy stayed, and no image listed it.
+    """
+    journey(store)
+    ids = IDMappings(*[(IDMap(0, 200_000, 10), IDMap(20, 300_000, 5))] * 2)  # no driver mounts these
+    rename, table = os.rename, place / f"graph/{store.driver_name}-{noun}/{noun}.json"
+
+    def replaced(old: str, new: str) -> None:
+        rename(old, new)
+        if new == str(table):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), new)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(os, "rename", replaced)
+        store.containers.create(image="i", names=["new"], mappings=ids)
+    layers = {layer.id for layer in store.layers}
+    image = store.images["i"]
+    assert {box.layer for box in store.containers} <= layers
+    assert not any(layer.mappings and layer.id not in image.mapped_layers for layer in store.layers)
+    assert set(image.mapped_layers) <= layers
+    assert store.check().is_clean
+    store.containers.create(image="i", names=["new"], mappings=ids)
+    assert len(store.containers) == 2

@@ -15,6 +15,7 @@ from orlop.records.layers import flag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from orlop.model.record import Document
@@ -36,6 +37,19 @@ class creating:
         self._home = home
         self._rubbish = rubbish
         self._row: Row | None = None
+        self._undecided = False
+
+    def seal(self, record: Callable[[], object]) -> None:
+        """Call `record`, which names the whole layer in another table, while the flag is still there.
+
+        If that cannot be written, nobody knows which of the two states is on disk. Then the layer stays as it is,
+        flagged, and who loads the table next drops it with what names it.
+        """
+        try:
+            record()
+        except OSError:
+            self._undecided = True
+            raise
 
     def __enter__(self) -> Row:
         self._row = self._editor.add(self._document, self._home)
@@ -50,6 +64,9 @@ class creating:
         if error is None:
             flag(self._editor, row, incomplete=None)
             self._editor.save()
+            return
+        if self._undecided:
+            self._table.forget()
             return
         try:
             self._table.remove(self._editor, [row], self._rubbish)

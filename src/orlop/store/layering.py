@@ -179,7 +179,8 @@ def make_layer(
     driver.check_id(id)
     home = table.home_for(volatile=draft.volatile, writable=draft.writable)
     size = -1
-    with creating(table, editor, _document(id, draft), home, rubbish) as row:
+    making = creating(table, editor, _document(id, draft), home, rubbish)
+    with making as row:
         if draft.data:
             items = engine.items(table, volatile=draft.volatile)
             editor.change(row, items.store_all(id, draft.data))
@@ -190,7 +191,7 @@ def make_layer(
             size = fill(engine, tables, row, blob, draft.mappings, volatile=draft.volatile)
         engine.sync(id, volatile=draft.volatile)
         if seal is not None:
-            seal(id)
+            making.seal(lambda: seal(id))
     return layer_of(editor, row), size
 
 

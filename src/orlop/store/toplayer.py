@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from orlop.errors import StorageError
 from orlop.model.idmap import IDENTITY, IDMappings
 from orlop.store import layering
-from orlop.store.layers import forget_copies
 from orlop.store.tables import unknown_layer
 
 TYPE_CHECKING = False
@@ -73,7 +73,6 @@ def _mapped_copy(
     parent_id = source.document.get("parent") or ""
     parent = tables.find_layer(parent_id) if parent_id else None
     draft = layering.Draft(
-        id=layering.new_id(tables.layers),
         parent=parent[1] if parent else None,
         template=source,
         label=source.document.get("mountlabel") or "",
@@ -89,12 +88,7 @@ def _mapped_copy(
 
     try:
         made, _ = layering.make_layer(engine, tables, rubbish, draft, seal=register)
-    except BaseException as error:
+    except (StorageError, OSError) as error:
         error.add_note(f"while making a copy of layer {source.id} with other id maps")
-        try:
-            forget_copies(tables, {str(draft.id)})
-            tables.images.save()
-        except BaseException as second:
-            error.add_note(f"and image {image.id} still lists the copy {draft.id}: {second}")
         raise
     return layering.require_layer(tables, made.id)
