@@ -102,6 +102,21 @@ def test_data_is_a_mapping(store: orlop.Store, other: orlop.Store, kind: str) ->
         collection.data("nobody")
 
 
+@pytest.mark.parametrize("kind", ["layers", "images"])
+def test_the_data_of_a_record_that_is_gone_is_nobody_elses(store: orlop.Store, kind: str) -> None:
+    """Not of one that has its id for a name, nor of one whose id begins like it."""
+    records = getattr(store, kind)
+    records.create(id="base", data={"a": b"1"})
+    data = records.data("base")
+    records.delete("base")
+    records.create(id="base-2", data={"a": b"2"})
+    records.create(id="another", names=["base"], data={"a": b"3"})
+    for call in (data.keys, lambda: data.put("a", b"4"), lambda: data["a"]):
+        with pytest.raises(orlop.NotFound):
+            call()
+    assert [records.data(id)["a"] for id in ("base-2", "another")] == [b"2", b"3"]
+
+
 def test_a_record_with_bad_data_is_not_made(store: orlop.Store, other: orlop.Store, place: Path) -> None:
     """All or nothing: no record, no directory, nothing for the next write to clean up."""
     for create in (store.images.create, store.containers.create):

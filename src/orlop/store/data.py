@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, BinaryIO
 
-    from orlop.records.blocks import View
+    from orlop.records.blocks import Editor
     from orlop.records.rows import Row
     from orlop.store.collection import Collection
     from orlop.store.tables import Tables
@@ -42,7 +42,7 @@ class Data:
 
     def keys(self) -> tuple[str, ...]:
         with self._collection._opening(READ) as tables:
-            _, row = self._record(tables)
+            row = self._record(tables)
             return tuple(row.document.get("big-data-names") or ())
 
     def items(self) -> list[tuple[str, bytes]]:
@@ -183,20 +183,22 @@ class Data:
         if digest is not None:
             Digest.parse(digest)
         with collection._opening(WRITE) as tables:
-            found = collection._changing(tables, self.id)
-            if found is None:
+            editor: Editor = collection._views(tables)[0]  # type: ignore[assignment]
+            row = editor.rows.by_id(self.id)
+            if row is None:
                 raise collection._not_known(self.id)
-            editor, row = found
             volatile = row.home != 0 and not editor.table.files[row.home].durable
             self._engine.items(editor.table, volatile=volatile).store(editor, row, key, data, digest)
 
     # --- inside -------------------------------------------------------------------------------------------
 
-    def _record(self, tables: Tables) -> tuple[View, Row]:
-        found = self._collection._find(tables, self.id)
-        if found is None:
-            raise self._collection._not_known(self.id)
-        return found
+    def _record(self, tables: Tables) -> Row:
+        # By the id alone: another record may have a name like that, or an id that begins so.
+        for view in self._collection._views(tables):
+            row = view.rows.by_id(self.id)
+            if row is not None:
+                return row
+        raise self._collection._not_known(self.id)
 
     def _recorded(self, member: str, key: str, action: str) -> Any:
         noun = self._collection.noun
