@@ -214,7 +214,12 @@ def test_who_interrupts_is_not_told_that_nothing_was_done(
     list(store.layers)
     words = ["--root", str(place / "graph"), "--runroot", str(place / "run"), "-d", disk.driver, "df"]
     with lock.writing():
-        process = subprocess.Popen([sys.executable, *_RUN, *words], stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, *_RUN, *words],
+            stderr=subprocess.PIPE,
+            # What runs in the background of a shell script has it ignored, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         try:
             deadline = time.monotonic() + 20
             while Path(f"/proc/{process.pid}/wchan").read_text() != "fcntl_setlk":
