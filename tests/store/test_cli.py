@@ -214,12 +214,10 @@ def test_who_interrupts_is_not_told_that_nothing_was_done(
     list(store.layers)
     words = ["--root", str(place / "graph"), "--runroot", str(place / "run"), "-d", disk.driver, "df"]
     with lock.writing():
-        process = subprocess.Popen(
-            [sys.executable, *_RUN, *words],
-            stderr=subprocess.PIPE,
-            # What runs in the background of a shell script has it ignored, and so would its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        # In the background of a shell script interrupts are ignored, and what is started there inherits that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = subprocess.Popen([sys.executable, *_RUN, *words], stderr=subprocess.PIPE)
+        signal.signal(signal.SIGINT, before)
         try:
             deadline = time.monotonic() + 20
             while Path(f"/proc/{process.pid}/wchan").read_text() != "fcntl_setlk":

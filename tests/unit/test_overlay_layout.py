@@ -136,7 +136,8 @@ def test_removal_takes_no_other_layers_short_name(home: Path, layout: Layout) ->
     (home / "b" / "link").write_text((home / "a" / "link").read_text())
     assert links.path_of(str(home / "b")) is None
     (home / "b" / "link").write_text("../../victim")
-    assert links.path_of(str(home / "b")) == own  # what says nothing is passed over for the name that leads there
+    # What says nothing is passed over for the name that leads there.
+    assert links.path_of(str(home / "b")) == own
 
 
 def test_a_layer_is_made_once(home: Path, layout: Layout) -> None:

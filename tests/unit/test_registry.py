@@ -133,7 +133,9 @@ def test_order_of_the_choice(tmp_path: Path) -> None:
     _prior(tmp_path, "vfs")
     assert _open(tmp_path).name == "overlay"  # as the peers do it: an empty home is no existing data
     (tmp_path / "vfs/dir/layer").mkdir(parents=True)
-    assert _open(tmp_path).name == "vfs"  # where they open overlay, and make the root one that nobody opens again
+    assert (
+        _open(tmp_path).name == "vfs"
+    )  # where they open overlay, and make the root one that nobody opens again
     (tmp_path / "vfs/dir/layer").rmdir()
     assert _open(tmp_path, priority=["zfs", "vfs"]).name == "vfs"
     _prior(tmp_path, "btrfs")
