@@ -26,6 +26,9 @@ def test_a_warning_has_its_module_and_its_words(caplog: pytest.LogCaptureFixture
 
 
 def test_a_listener_is_told_the_level_and_the_text() -> None:
-    code = "from orlop.system import log; log.warn('a', 'before'); log.listen(print); log.warn('b', '%s', 1)"
+    code = (
+        "from orlop.system import log; log.warn('orlop.a', 'before'); log.listen(print); "
+        "log.warn('orlop.b', '%s', 1)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"warning 1\n", b"")
