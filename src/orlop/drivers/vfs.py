@@ -10,6 +10,7 @@ extents a copy costs little. Nothing is ever mounted: a layer's path is its dire
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -203,7 +204,7 @@ class VFS(NaiveDiff, SupportsFiles, SupportsTrees, SupportsInspection, SupportsS
         place = self._directory(id)
         # lstat: a link where a layer should be would have us work on whatever it names.
         if not stat.S_ISDIR(os.lstat(place).st_mode):
-            raise NotADirectoryError(f'layer "{id}" is not a directory: {place}')
+            raise NotADirectoryError(errno.ENOTDIR, f'layer "{id}" is not a directory', place)
         return place
 
     def unmount(self, id: str, *, last: bool = False) -> None:
