@@ -4,6 +4,7 @@ He cannot read an environment below /root, so he gets a copy of the package and 
 interpreter of this version that he can run.
 """
 
+import compileall
 import importlib.util
 import os
 import shutil
@@ -150,6 +151,7 @@ def _install(library: Path) -> None:
         for place in (found.submodule_search_locations or ()) if found else ():
             shutil.copytree(place, library / module, ignore=shutil.ignore_patterns("__pycache__"))
     (library / "orlop-storage").write_text("from orlop.dropin.main import run\n\nrun()\n")
+    compileall.compile_dir(library, quiet=1)  # he cannot write there, and would compile all of it for every call
     subprocess.run(["chmod", "-R", "a+rX", library], check=True)
 
 

@@ -23,9 +23,10 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,9 @@ def told(
 ) -> pytest.MarkDecorator:
     """A mark for stories that are told in these ways always, and in all others if the mark `rest` is asked for.
 
-    `among`: only ways whose name begins like this. `without`: none that has this in its name.
+    `among`: only ways that have this in their name. `without`: none that has.
     """
-    names = [name for name in WAYS if name.startswith(among) and without not in name]
+    names = [name for name in WAYS if among in name and without not in name]
     assert {*ways} <= {*names}
     rows = [pytest.param(name, marks=() if name in ways else rest) for name in names]
     return pytest.mark.parametrize("story", rows, indirect=True)
@@ -90,14 +91,8 @@ class Teller(Twin):
 
     def tell(self, line: str, work: Path) -> Answer:
         words = shlex.join(self.program.argv())
-        script = f'cd {self.program.base}\nwork={work}\nstore() {{ {words} "$@"; }}\n{_PRELUDE}{line}\n'
-        process = subprocess.Popen(
-            ["sh", "-c", script],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **self.program.env},
-            start_new_session=True,
+        process = self.start(
+            f'cd {self.program.base}\nwork={work}\nstore() {{ {words} "$@"; }}\n{_PRELUDE}{line}\n'
         )
         try:
             said, complained = process.communicate(timeout=120)
@@ -108,24 +103,34 @@ class Teller(Twin):
         out, err = self._normal(said), self._normal(complained)
         return Answer(process.returncode, out.replace(',"Volatile":true', ""), err)
 
+    def start(self, script: str) -> subprocess.Popen[bytes]:
+        """A shell with the script."""
+        return subprocess.Popen(
+            ["sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **self.program.env},
+            start_new_session=True,
+        )
+
 
 class Story:
     """Called with lines; the answer to the last one is returned."""
 
-    def __init__(self, place: Path, way: Way, **settings: Any) -> None:
-        settings = {"driver": way.driver, "options": way.options, **settings}
+    def __init__(
+        self, way: Way, work: Path, ours: list[Teller], theirs: list[Teller], whole: Callable[..., None]
+    ) -> None:
+        """`ours` and `theirs`: one for each of two stores. `work`: a directory that is there, for files to read.
+
+        `whole`: what judges a store at the end, by its graph root, run root and driver.
+        """
         self.way = way
-        self.work = place / "work"
-        bases = (place / "one", place / "other")
-        for path in (self.work, *bases):
-            path.mkdir()
-        ours = [peers.orlop_storage(base, env={"ORLOP_DURABILITY": "none"}, **settings) for base in bases]
-        theirs = [peers.containers_storage(base, **settings) for base in bases]
-        if way.transient:
-            ours = [program.on(flags=("--transient-store",)) for program in ours]
-        self._ours = [Teller(program) for program in ours]
-        self._theirs = [Teller(program) for program in theirs]
-        for us, them in zip(self._ours, self._theirs, strict=True):
+        self.work = work
+        self._whole = whole
+        self._ours = ours
+        self._theirs = theirs
+        for us, them in zip(ours, theirs, strict=True):
             them.ids = us.ids
         self._swapped = False
         self._failed = False
@@ -198,7 +203,7 @@ class Story:
             left = peers.mounts_below(base)
             assert not left, f"mounted at the end: {left}"
             if number == 0 or self.way.turns:
-                invariants.hold(base / "graph", base / "run", self.way.driver)
+                self._whole(base / "graph", base / "run", self.way.driver)
 
 
 def _lines(text: str) -> list[str]:
@@ -210,10 +215,23 @@ def telling(place: Path, name: str) -> Iterator[Story]:
     """A story in a way of `WAYS`, and its end."""
     peers.need_root()
     way = WAYS[name]
+    need(way)
+    work, *bases = (place / name for name in ("work", "one", "other"))
+    for path in (work, *bases):
+        path.mkdir()
+    settings: dict[str, Any] = {"driver": way.driver, "options": way.options}
+    flags = ("--transient-store",) if way.transient else ()
+    quick = {"ORLOP_DURABILITY": "none"}
+    ours = [Teller(peers.orlop_storage(base, env=quick, flags=flags, **settings)) for base in bases]
+    theirs = [Teller(peers.containers_storage(base, **settings)) for base in bases]
+    story = Story(way, work, ours, theirs, partial(invariants.hold, options=way.options))
+    yield story
+    story.end()
+
+
+def need(way: Way) -> None:
+    """Skip (in CI: fail) unless this machine has what a way needs."""
     if way.options:
         peers.need("fuse-overlayfs")
         if not os.path.exists("/dev/fuse"):
             peers.missing("/dev/fuse")
-    story = Story(place, way)
-    yield story
-    story.end()
