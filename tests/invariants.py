@@ -2,16 +2,23 @@
 
     invariants.hold(graph, run, driver="vfs")      # raises Broken with every line that does not hold
 
-Written against the formats (docs/formats.md), not against the library, so that it can disagree with it.
+Asked twice: the check that ships (`Store.check`), which looks further, and a smaller one here that is written against
+the formats (docs/formats.md) and not against the library, so that it can disagree with it.
 """
 
 import gzip
 import hashlib
 import json
 import os
+import subprocess
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import orlop
+import peers
+from orlop.model.findings import DAMAGE, LEFTOVER
 
 
 class Broken(AssertionError):
@@ -45,12 +52,62 @@ def hold(
     litter: bool = True,
     image_store: Path | None = None,
     additional: Path | None = None,
+    options: Iterable[str] = (),
 ) -> None:
     """Check I1 to I6 of the promises. `litter=False` leaves out what the next write would clean up.
 
-    `image_store` is the second root of a split store. What lies in an `additional` store is only looked up.
+    `image_store` is the second root of a split store. What lies in an `additional` store is only looked up. `options`
+    are those of the driver that say how files lie on disk.
     """
     graph, run = Path(graph), Path(run)
+    by_formats(graph, run, driver, litter=litter, image_store=image_store, additional=additional)
+    if not graph.exists():
+        return
+    more = [f"{driver}.imagestore={additional}"] if additional else []
+    homes = [root / driver for root in (graph, image_store) if root is not None]
+    before = {point for home in homes for point in peers.mounts_below(home)}
+    wrong: list[str] = []
+    for transient in _modes(graph, run, driver):
+        with orlop.open_store(
+            graph,
+            run,
+            driver,
+            image_store=image_store,
+            transient=transient,
+            driver_options=[*options, *more],
+            durability="none",
+            lock_timeout=60,
+        ) as store:
+            wrong += [
+                f"{finding.code} {finding.text}"
+                for finding in store.check().findings
+                if finding.grade == DAMAGE
+                or (finding.grade == LEFTOVER and litter)
+                or finding.code == "tar-split-missing"
+            ]
+    for home in homes:  # the store of a test that has ended must leave no mount
+        for point in set(peers.mounts_below(home)) - before:
+            subprocess.run(["umount", "--lazy", point], check=True)
+    if wrong:
+        raise Broken("\n".join(wrong))
+
+
+def _modes(graph: Path, run: Path, driver: str) -> list[bool]:
+    """Whether to open as a transient store: such ones have records in the run root, which others do not see."""
+    names = [f"{driver}-{kind}/volatile-{kind}.json" for kind in ("layers", "containers")]
+    return [False, True] if any((run / name).exists() for name in names) else [False]
+
+
+def by_formats(
+    graph: Path,
+    run: Path,
+    driver: str,
+    *,
+    litter: bool = True,
+    image_store: Path | None = None,
+    additional: Path | None = None,
+) -> None:
+    """See `hold`."""
     roots = [graph, image_store] if image_store else [graph]
     homes = [*roots, additional] if additional else roots
     wrong: list[str] = []

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orlop.model.changes import Change
     from orlop.model.container import Container
     from orlop.model.digest import Digest
+    from orlop.model.findings import CheckReport, Finding
     from orlop.model.idmap import IDMap, IDMappings
     from orlop.model.image import Image
     from orlop.model.layer import Layer
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoUserNS": "orlop.model.autouserns",
     "Change": "orlop.model.changes",
+    "CheckReport": "orlop.model.findings",
     "ConfigError": "orlop.errors",
     "Configuration": "orlop.config.load",
     "Conflict": "orlop.errors",
@@ -47,6 +49,7 @@ _HOMES = {
     "Damaged": "orlop.errors",
     "Digest": "orlop.model.digest",
     "Driver": "orlop.drivers.api",
+    "Finding": "orlop.model.findings",
     "IDMap": "orlop.model.idmap",
     "IDMappings": "orlop.model.idmap",
     "Image": "orlop.model.image",
@@ -67,6 +70,7 @@ _HOMES = {
 __all__ = [
     "AutoUserNS",
     "Change",
+    "CheckReport",
     "ConfigError",
     "Configuration",
     "Conflict",
@@ -74,6 +78,7 @@ __all__ = [
     "Damaged",
     "Digest",
     "Driver",
+    "Finding",
     "IDMap",
     "IDMappings",
     "Image",

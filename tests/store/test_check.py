@@ -15,12 +15,12 @@ import pytest
 import composefs
 import damaged
 import healthy
-import interface
 import layers as archives
 import orlop
 import peers
 import stacks
 import trees
+from interface import row
 from orlop import errors
 from orlop.config.idmapping import parse_id_mappings
 from orlop.model.events import Advanced
@@ -254,7 +254,7 @@ def test_a_store_that_others_change_meanwhile(open_store: Open, place: Path) -> 
     """Layers come and go, half made ones under their locks: none of that is a finding."""
     with open_store() as store:
         driver = store.driver_name
-        arguments = [str(place / "graph"), str(place / "run"), driver, os.path.dirname(interface.__file__)]
+        arguments = [str(place / "graph"), str(place / "run"), driver, os.path.dirname(damaged.__file__)]
         writers = [
             subprocess.Popen([sys.executable, "-c", _WRITER, *arguments], stdout=subprocess.PIPE, text=True)
             for _ in range(2)
@@ -457,6 +457,7 @@ def test_the_lists_of_the_peers(bad: Site) -> None:
     assert lists["read_only_layers"] == lists["read_only_images"] == {}
 
 
+@row("Check")
 def test_a_clean_report(store: orlop.Store) -> None:
     report = store.check()
     assert report.is_clean

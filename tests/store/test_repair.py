@@ -16,6 +16,7 @@ import orlop
 import peers
 import trees
 from damaged import BASE, CHILD, Site
+from interface import row
 from orlop.config.idmapping import parse_id_mappings
 from orlop.errors import PlanOutdated
 from orlop.model.plan import Outcome
@@ -206,16 +207,11 @@ def test_a_tar_split_file_of_an_equal_layer(build: Callable[[str], Site], driver
             assert b"".join(stream) == BASE
 
 
-@DRIVERS
-def test_a_tar_split_file_that_can_be_made_again(store: orlop.Store, driver: str, place: Path) -> None:
+@row("Repair")
+def test_a_tar_split_file_that_can_be_made_again(store: orlop.Store, place: Path) -> None:
     """An archive as the driver makes it needs no record to be told what it was."""
-    if store.driver_name != driver:
-        pytest.skip("the other driver's turn")
-    made = store.layers.put(tar("etc/", ("etc/x", b"x")), id="made")
-    with store.diff("made", compression=0) as stream:
-        archive = b"".join(stream)
-    del made
-    split = place / f"graph/{driver}-layers/made.tar-split.gz"
+    store.layers.put(tar("etc/", ("etc/x", b"x")), id="made")
+    split = place / f"graph/{store.driver_name}-layers/made.tar-split.gz"
     split.unlink()
     with store.diff("made", compression=0) as stream:
         generated = b"".join(stream)
@@ -227,7 +223,6 @@ def test_a_tar_split_file_that_can_be_made_again(store: orlop.Store, driver: str
     outcome = store.apply(store.plan_repair(report))
     assert len(outcome.done) == 1
     assert store.check().findings == ()
-    assert archive
 
 
 @DRIVERS
