@@ -1,11 +1,13 @@
 """What newcomers and attackers found: wrong calls that ended in strange sentences, stores that somebody prepared."""
 
+import errno
 import io
 import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,12 +73,14 @@ def test_a_compression_that_nobody_knows_is_not_supported(store: orlop.Store, di
     with pytest.raises(CompressionNotSupported):
         store.diff(layer.id, compression=kind)
     path = disk.path("layers", "layers.json")
-    records = json.loads(path.read_bytes())
+    before = path.read_bytes()
+    records = json.loads(before)
     records[0]["compression"] = kind
     path.write_text(json.dumps(records))
     with pytest.raises(CompressionNotSupported):
         store.diff(layer.id)
     store.diff(layer.id, compression=0).close()
+    path.write_bytes(before)
 
 
 # --- data items, and callers' own files ---------------------------------------------------------------------
@@ -189,6 +193,31 @@ def test_a_hole_of_terabytes_is_checked_without_reading_it(store: orlop.Store, d
         file.seek(size // 2)
         file.write(b"\0")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert store.check().is_clean
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("call", ["open", "scandir"])
+def test_what_we_may_not_read_is_not_taken_for_damage(
+    store: orlop.Store, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """Outside of its user namespace a whole store looked damaged, and its repair would have removed all of it."""
+    layer = store.layers.put(tar("d/", ("d/file", b"x")))
+    store.images.create(layer=layer.id, data={"manifest": b"{}"})
+    real = getattr(os, call)
+    refused = []
+
+    def fail(path: Any, *arguments: Any, **named: Any) -> Any:
+        if call == "scandir" or os.fsencode(path).endswith(b"file"):
+            refused.append(path)
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            store.check()
+    assert refused
     assert store.check().is_clean
 
 

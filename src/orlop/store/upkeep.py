@@ -121,6 +121,8 @@ class Upkeep:
 
         Raises:
             LockTimeout.
+            PermissionError: this user may not look at all of it, so nothing can be said; an ordinary user's store
+                wants his user namespace.
         """
         from orlop.store.check.checking import Parts, check
 

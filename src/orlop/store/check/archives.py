@@ -14,6 +14,7 @@ import os
 
 from orlop.errors import StorageError, UnsafePath
 from orlop.formats import crc64, tarheader, tarsplit
+from orlop.store.check.findings import raise_if_ours
 from orlop.stream.ingest import Expanded, has_no_file
 from orlop.stream.reader import TarReader
 from orlop.stream.split import read_record
@@ -110,6 +111,7 @@ class Reading:
             if hashing is not None:
                 self.digest = hashing.finish()
         except (StorageError, OSError) as error:
+            raise_if_ours(error)
             self.error = error
         finally:
             if hashing is not None:
@@ -125,6 +127,7 @@ class Reading:
             if headers.never_had(file):
                 hashing.stop()
                 return
+            raise_if_ours(error)
             self._refused(file, error, hashing)
             return
         try:
@@ -133,6 +136,7 @@ class Reading:
             else:
                 self._large(fd, file, hashing)
         except OSError as error:
+            raise_if_ours(error)
             self._note(file, "unreadable", f"cannot be read: {error.strerror}", error, hashing)
         finally:
             os.close(fd)

@@ -16,7 +16,7 @@ from orlop.errors import BadRecords, LockTimeout, StorageError
 from orlop.model.findings import CheckReport, Finding
 from orlop.store.check import records
 from orlop.store.check.compare import Leniency
-from orlop.store.check.findings import about
+from orlop.store.check.findings import about, raise_if_ours
 from orlop.store.check.items import ItemCheck
 from orlop.store.check.layers import LayerCheck, in_order
 from orlop.store.check.look import Look
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 _LOOKS = 3
 _KINDS = {"layer": 0, "image": 1, "container": 2}
+
+
+_NAMESPACE = (
+    "an ordinary user's store is looked at from inside his user namespace, "
+    "with the subordinate ids that it was made with"
+)
 
 
 class Parts:
@@ -126,6 +132,13 @@ class Survey:
         except LockTimeout:
             raise
         except (StorageError, OSError) as problem:
+            try:
+                raise_if_ours(problem)
+            except OSError as ours:
+                ours.add_note(f"looking at {noun} {document['id']}")
+                if isinstance(ours, PermissionError):
+                    ours.add_note(_NAMESPACE)
+                raise
             yield about(table, document["id"]).finding(
                 "unreadable", f"it cannot be looked at: {problem}", peers=(str(problem),)
             )

@@ -16,6 +16,7 @@ from orlop.errors import InvalidMappings
 from orlop.formats import crc64, whiteout
 from orlop.formats.tarheader import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, REGULAR, SYMLINK
 from orlop.store.check.expected import WHITEOUT, Directory, Node
+from orlop.store.check.findings import raise_if_ours
 from orlop.stream.lowers import Lowers, is_whiteout
 from orlop.stream.place import OVERRIDE
 from orlop.system import xattrs
@@ -383,6 +384,7 @@ class Comparison:
                     self.read += len(block)
             crc = self._hole(crc, status.st_size - at)
         except OSError as error:
+            raise_if_ours(error)
             return [("content", "readable", error.strerror or "")]
         finally:
             os.close(fd)

@@ -12,6 +12,7 @@ from orlop.model.digest import Digest
 from orlop.store import layering
 from orlop.store.check.archives import Reading
 from orlop.store.check.compare import CHANGED, Comparison
+from orlop.store.check.findings import raise_if_ours
 from orlop.store.check.trees import Trees
 
 TYPE_CHECKING = False
@@ -147,7 +148,8 @@ class Examiner:
     def _place_of(self, id: str, parent: str | None) -> LayerTree | None:
         try:
             return self.inspector.tree(id, parent or None) if self.inspector is not None else None
-        except (OSError, StorageError):
+        except (OSError, StorageError) as problem:
+            raise_if_ours(problem)
             return None
 
     def _files_of(self, id: str, place: LayerTree | None) -> LayerFiles | None:
@@ -159,7 +161,8 @@ class Examiner:
                 return DirectoryFiles(place.directories)
             driver = self._look.driver
             return driver.files(id) if isinstance(driver, SupportsFiles) else None
-        except (OSError, StorageError):
+        except (OSError, StorageError) as problem:
+            raise_if_ours(problem)
             return None
 
     def _compare(self, found: Examination, tree: Tree, place: LayerTree, mappings: IDMappings) -> None:
@@ -177,6 +180,7 @@ class Examiner:
         try:
             comparison.run()
         except OSError as problem:
+            raise_if_ours(problem)
             found.unreadable = problem
         found.read += comparison.read
 

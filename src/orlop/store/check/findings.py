@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from orlop.drivers.inspection import changed
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from orlop.model.findings import Grade
     from orlop.model.timestamp import Timestamp
     from orlop.records.asfound import TableAsFound
+
+
+_OURS = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+
+
+def raise_if_ours(problem: Exception) -> None:
+    """Raise an error that says something about this process, and nothing about the store.
+
+    It may not look, or has run out of something. Taken for damage, it would have whole layers removed: of a store
+    that is looked at from outside of its user namespace, or after other subordinate ids were given to its user.
+    """
+    if isinstance(problem, OSError) and problem.errno in _OURS:
+        raise problem
 
 
 class Subject:

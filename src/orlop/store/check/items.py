@@ -9,7 +9,7 @@ from orlop.formats.limits import DATA_ITEM_MAX
 from orlop.model.digest import Digest
 from orlop.model.findings import ODDITY, Finding
 from orlop.records.bigdata import Items
-from orlop.store.check.findings import about, exposed_file
+from orlop.store.check.findings import about, exposed_file, raise_if_ours
 from orlop.system import files
 from orlop.system.extents import data_ranges
 
@@ -70,6 +70,7 @@ class ItemCheck:
             )
             return
         except (OSError, UnsafePath) as problem:
+            raise_if_ours(problem)
             yield subject.finding(
                 "data-unreadable",
                 f"{item} cannot be read: {problem}",
@@ -94,6 +95,7 @@ class ItemCheck:
                 if is_right:
                     digest = _digest(fd, size, recorded)
             except OSError as problem:
+                raise_if_ours(problem)
                 peers = (f"{item}: {_reason(problem)}",)
                 text = f"{item} cannot be read: {problem.strerror}"
                 yield subject.finding(

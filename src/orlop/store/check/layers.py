@@ -14,7 +14,7 @@ from orlop.model.findings import ODDITY
 from orlop.store.check import wording
 from orlop.store.check.archives import CUT_PADDING
 from orlop.store.check.contents import DIFFERENCES_MAX, Examiner, mappings_of, valid
-from orlop.store.check.findings import about, exposed_file
+from orlop.store.check.findings import about, exposed_file, raise_if_ours
 from orlop.system.files import open_regular
 
 TYPE_CHECKING = False
@@ -105,6 +105,7 @@ class LayerCheck:
                 yield from self._without_record(subject, document, path, digest, parent, faulty)
             return
         except (OSError, UnsafePath) as problem:
+            raise_if_ours(problem)
             yield self._bad_record(subject, path, f"cannot be read: {problem}", (str(problem),))
             return
         with record:
@@ -191,6 +192,7 @@ class LayerCheck:
             try:
                 found, size = self._generated(document, parent, Digest(digest).algorithm)
             except (OSError, StorageError) as problem:
+                raise_if_ours(problem)
                 yield subject.finding(
                     "content-unreadable",
                     f"no archive can be made of it: {problem}",

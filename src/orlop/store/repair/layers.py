@@ -6,6 +6,7 @@ import os
 
 from orlop.errors import StorageError
 from orlop.store.check.contents import mappings_of
+from orlop.store.check.findings import raise_if_ours
 from orlop.store.check.layers import in_order
 from orlop.store.repair import remaking
 from orlop.store.repair.bench import OF_DATA, nothing
@@ -182,7 +183,8 @@ class LayerRepair:
         try:
             with os.fdopen(open_regular(self._bench.split_path(document["id"])), "rb") as record:
                 return self._bench.examiner.examine(document, record)
-        except (OSError, StorageError):
+        except (OSError, StorageError) as problem:
+            raise_if_ours(problem)
             return None
 
     def _tree(self, document: Document, found: Examination) -> bool:
