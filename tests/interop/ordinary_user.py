@@ -151,7 +151,8 @@ def _install(library: Path) -> None:
         for place in (found.submodule_search_locations or ()) if found else ():
             shutil.copytree(place, library / module, ignore=shutil.ignore_patterns("__pycache__"))
     (library / "orlop-storage").write_text("from orlop.dropin.main import run\n\nrun()\n")
-    compileall.compile_dir(library, quiet=1)  # he cannot write there, and would compile all of it for every call
+    # He cannot write there, and would compile all of it for every call.
+    compileall.compile_dir(library, quiet=1)
     subprocess.run(["chmod", "-R", "a+rX", library], check=True)
 
 
