@@ -14,6 +14,7 @@ import pytest
 import orlop
 from interface import Disk
 from orlop.errors import CompressionNotSupported, ConfigError, LayerUnknown, LimitExceeded, UnsafePath
+from orlop.system.descent import Descent
 from rawtar import sparse_10
 from tarballs import Open, tar
 
@@ -194,6 +195,26 @@ def test_a_hole_of_terabytes_is_checked_without_reading_it(store: orlop.Store, d
         file.write(b"\0")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert store.check().is_clean
+
+
+def test_usage_names_what_it_may_not_read(
+    store: orlop.Store, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said `etc`, of whatever store and layer."""
+    layer = store.layers.put(tar("d/", "d/closed/", ("d/closed/file", b"x")))
+    real = Descent.enter
+
+    def enter(self: Descent, name: bytes) -> None:
+        if name == b"closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        real(self, name)
+
+    monkeypatch.setattr(Descent, "enter", enter)
+    with pytest.raises(PermissionError) as refused:
+        store.usage()
+    assert refused.value.filename.startswith(str(disk.place / "graph" / disk.driver))
+    assert refused.value.filename.endswith("/d/closed")
+    assert layer.id in refused.value.filename
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM])

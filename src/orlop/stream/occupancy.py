@@ -203,7 +203,12 @@ class Count:
                 raise
             return
         with at:
-            self._below(at, root, holders, leave_out)
+            try:
+                self._below(at, root, holders, leave_out)
+            except OSError as error:
+                if error.filename is not None:
+                    error.filename = os.path.join(root, os.fsdecode(error.filename))
+                raise
 
     def extents(self, fd: int, device: int, holder: int) -> None:
         """Count only the blocks of an open file that are marked as shared. `device` is its `st_dev`."""

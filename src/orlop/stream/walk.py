@@ -22,7 +22,7 @@ def walk(at: Descent, visit: Visit) -> None:
 
     `visit(names, inode, above)` is called with `at` in the directory that `names` lead to, and says which ones to
     enter from there. `inode` is what the directory above, with status `above`, listed; None at the top. What is no
-    directory any more when its turn comes is passed over.
+    directory any more when its turn comes is passed over; other errors name the directory as seen from the top.
     """
     names: list[str] = []
     waiting = [visit(names, at.status.st_ino, None)]
@@ -34,6 +34,7 @@ def walk(at: Descent, visit: Visit) -> None:
                 at.enter(os.fsencode(name))
             except OSError as error:
                 if error.errno not in GONE:
+                    error.filename = "/".join((*names, name))
                     raise
                 continue
             names.append(name)
