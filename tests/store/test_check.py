@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -499,4 +500,78 @@ def test_random_bytes_everywhere(place: Path) -> None:
         assert not report.is_clean
         outcome = store.apply(store.plan_repair(report, containers=True))
         assert not outcome.failed
+        assert store.check().is_clean
+
+
+# --- what is seldom -------------------------------------------------------------------------------------------
+
+
+def test_ids_that_no_layer_can_have(place: Path) -> None:
+    """What is no name in a directory does not fit into a record; `l` is where overlay keeps short names."""
+    peers.need_root()
+    site = damaged.build(place / "store", "overlay")
+    for id, code in (("../../../etc", "record-unreadable"), ("l", "unsafe-id")):
+        record = {"id": id}
+        site.edit("layer", lambda records, record=record: records.append(record))  # type: ignore[misc]
+        with site.open() as store:
+            report = store.check()
+            assert {(f.code, f.id) for f in report.findings if f.grade == DAMAGE} == {(code, id)}
+            assert not store.apply(store.plan_repair(report)).failed
+            assert store.check().findings == ()
+            assert len(store.layers) == 4
+
+
+def test_items_whose_names_are_none(place: Path) -> None:
+    peers.need_root()
+    site = damaged.build(place / "store", "vfs")
+    site.record("image", site.image, **{"big-data-names": [*damaged.DATA, ""]})
+    with site.open() as store:
+        report = store.check()
+        assert {f.code for f in report.findings} == {"data-key"}
+        assert not store.apply(store.plan_repair(report)).failed
+        assert store.check().findings == ()
+        assert set(store.images.data(site.image)) == set(damaged.DATA)
+
+
+def test_two_containers_of_one_layer(place: Path) -> None:
+    """Whose it is nobody knows, so nothing is done."""
+    peers.need_root()
+    site = damaged.build(place / "store", "vfs")
+    site.edit("container", lambda records: records.append({**records[0], "id": "twin", "names": []}))
+    (site.table("container") / "twin").mkdir()
+    shutil.copy2(site.table("container") / site.box / "state", site.table("container") / "twin/state")
+    with site.open() as store:
+        (finding,) = store.check().findings
+        assert (finding.code, finding.name, finding.remedy) == ("shared-layer", site.box_layer, "")
+        assert store.plan_repair(store.check(), containers=True).steps == ()
+
+
+def test_thousands_of_differences_are_summed_up(store: orlop.Store, place: Path) -> None:
+    """A program gone wild changed every owner."""
+    store.layers.put(tar(*[f"d{number % 7}/f{number}" for number in range(1500)]), id="layer")
+    home = place / "graph" / store.driver_name
+    tree = home / "dir/layer" if store.driver_name == "vfs" else home / "layer/diff"
+    for path in tree.rglob("f*"):
+        os.chown(path, 5, 5)
+    report = store.check()
+    assert len(report.findings) == 1001
+    (more,) = [finding for finding in report.findings if finding.code == "and-more"]
+    assert "500" in more.text
+    assert not store.apply(store.plan_repair(report)).failed
+    assert store.check().findings == ()
+
+
+def test_counts_that_no_mount_stands_for(place: Path) -> None:
+    """As a reboot leaves them that spares the run root; and what somebody mounted without a word."""
+    peers.need_root()
+    site = damaged.build(place / "store", "overlay")
+    with site.open() as store:
+        path = store.mount(site.box)
+        subprocess.run(["umount", path], check=True)
+        (finding,) = store.check().findings
+        assert (finding.code, finding.grade, finding.id) == ("mount-gone", ODDITY, site.box_layer)
+        other = site.graph / "overlay" / site.child / "merged"
+        subprocess.run(["mount", "--bind", site.tree(site.child), other], check=True)
+        codes = {finding.code: finding.id for finding in store.check().findings}
+        assert codes == {"mount-gone": site.box_layer, "mount-uncounted": site.child}
         assert store.check().is_clean
