@@ -174,6 +174,23 @@ def test_a_file_that_a_container_lets_grow_is_not_read_without_end(store: orlop.
         store.containers.read_file("box", "hosts")
 
 
+def test_a_directory_of_callers_that_is_a_link_is_not_used(store: orlop.Store, place: Path) -> None:
+    store.images.create(names=["image"])
+    outside = place / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("canary")
+    for run in (False, True):
+        own = Path(store.images.run_directory("image") if run else store.images.directory("image"))
+        own.rmdir()
+        own.symlink_to(outside)
+        with pytest.raises(OSError, match="Not a directory"):
+            store.images.write_file("image", "new", b"x", run=run)
+        with pytest.raises(OSError, match="Not a directory"):
+            store.images.read_file("image", "secret", run=run)
+        own.unlink()
+    assert os.listdir(outside) == ["secret"]
+
+
 @pytest.mark.usefixtures("impatience")
 def test_a_hole_of_terabytes_is_checked_without_reading_it(store: orlop.Store, disk: Disk) -> None:
     """Two kilobytes of archive kept a check busy for hours."""

@@ -1,7 +1,7 @@
 """Directories of images and containers for their callers' own files (`spec/records.md` 21).
 
 One lies in the graph root, one in the run root; both go with the record. Whoever is inside a container may be able to
-write there, so names are resolved beneath the directory and never lead out of it.
+write there, so names are resolved beneath the directory, which is no link itself, and never lead out of it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Directories(Collection["T"]):
             files.make_dirs(base)
             for above in (place, os.path.dirname(base)) if durable else ():
                 files.sync_dir(above)
-        top = os.open(base, DIRECTORY)
+        top = os.open(base, DIRECTORY | os.O_NOFOLLOW)
         try:
             with Root(top) as root:
                 for depth in range(1, len(parts)):
@@ -99,7 +99,7 @@ class Directories(Collection["T"]):
         """
         from orlop.system.beneath import DIRECTORY, Root
 
-        top = os.open(self._directory(ref, run=run), DIRECTORY)
+        top = os.open(self._directory(ref, run=run), DIRECTORY | os.O_NOFOLLOW)
         try:
             with Root(top) as root:
                 # Some of these are bound into containers, who may write what they like to them.
