@@ -130,12 +130,14 @@ def _errors(call: Call, told: _Told, plan: Plan, outcome: Outcome) -> Iterator[s
     for step, error in outcome.failed:
         yield f"{_attempt(step)}: {error}"
     kept = {(keep.kind, keep.id): keep for keep in plan.keeps}
-    for id in [id for kind, id in kept if kind == "image" and id in told.lists["images"]]:
-        yield _refusal(call, kept["image", id])
-    # Parents came first when they were looked at; as nothing is deleted below another layer, children are told first.
-    for id in [id for kind, id in kept if kind == "layer" and id in told.lists["layers"]][::-1]:
-        # They try anew for every line.
-        yield from [_refusal(call, kept["layer", id])] * len(told.lists["layers"][id])
+    for id in told.lists["images"]:
+        if ("image", id) in kept:
+            yield _refusal(call, kept["image", id])
+    # Parents were looked at first; children are deleted first.
+    for kind, id in reversed(kept):
+        if kind == "layer" and id in told.lists["layers"]:
+            tries = 1 if call.values.on("force") else len(told.lists["layers"][id])  # they try for every line
+            yield from [_refusal(call, kept[kind, id])] * tries
     yield from [keep.reason for keep in plan.keeps if keep.kind not in _KINDS]
     removed = {(step.kind, step.id) for step in outcome.done if step.action == "remove"}
     for finding in told.findings:
@@ -150,12 +152,13 @@ def _attempt(step: Step) -> str:
 
 
 def _refusal(call: Call, kept: Kept) -> str:
-    """Why a thing that should be removed stays, as deleting it would say; else in our words."""
-    from orlop.dropin.text import describe
+    """Why a thing stays: what deleting it says if a container is in the way, else our reason."""
+    if not call.values.on("force"):
+        from orlop.dropin.text import describe
 
-    collection = call.store.images if kept.kind == "image" else call.store.layers
-    try:
-        collection.delete(kept.id, dry_run=True)
-    except (StorageError, OSError) as error:
-        return f"deleting {kept.kind} {kept.id}: {describe(error)}"
+        collection = call.store.images if kept.kind == "image" else call.store.layers
+        try:
+            collection.delete(kept.id, dry_run=True)
+        except (StorageError, OSError) as error:
+            return f"deleting {kept.kind} {kept.id}: {describe(error)}"
     return f"{kept.kind} {kept.id}: {kept.reason}"

@@ -12,6 +12,7 @@ from orlop.model.idmap import IDMap, IDMappings, parse
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from orlop.dropin.flags import Values
     from orlop.dropin.streams import Call
@@ -21,35 +22,28 @@ if TYPE_CHECKING:
 
 
 def create_layer(call: Call) -> int:
-    values = call.values
-    layer = call.store.layers.create(
-        id=values.text("id") or None,
-        parent=_optional(call.args),
-        names=values.list("name"),
-        label=values.text("label"),
-        writable=not values.on("readonly"),
-        mappings=_mappings(values),
-        host_uids=values.on("hostuidmap"),
-        host_gids=values.on("hostgidmap"),
-    )
-    return _told(call, layer)
+    return _told(call, call.store.layers.create(**_wanted(call)))
 
 
 def import_layer(call: Call) -> int:
-    values = call.values
-    with opened(values.text("file")) as blob:
-        layer = call.store.layers.put(
-            blob,
-            id=values.text("id") or None,
-            parent=_optional(call.args),
-            names=values.list("name"),
-            label=values.text("label"),
-            writable=not values.on("readonly"),
-            mappings=_mappings(values),
-            host_uids=values.on("hostuidmap"),
-            host_gids=values.on("hostgidmap"),
-        )
+    with opened(call.values.text("file")) as blob:
+        layer = call.store.layers.put(blob, **_wanted(call))
     return _told(call, layer)
+
+
+def _wanted(call: Call) -> dict[str, Any]:
+    """How a layer is to be, whatever it is filled with."""
+    values = call.values
+    return {
+        "id": values.text("id") or None,
+        "parent": _optional(call.args),
+        "names": values.list("name"),
+        "label": values.text("label"),
+        "writable": not values.on("readonly"),
+        "mappings": _mappings(values),
+        "host_uids": values.on("hostuidmap"),
+        "host_gids": values.on("hostgidmap"),
+    }
 
 
 def create_storage_layer(call: Call) -> int:

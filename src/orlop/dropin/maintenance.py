@@ -8,6 +8,7 @@ from orlop.errors import StorageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
     from orlop.dropin.streams import Call
 
@@ -55,20 +56,14 @@ def dedup(call: Call) -> int:
     method = call.values.text("hash-method")
     if method not in METHODS:
         raise Refusal(f"invalid hash method: {method}")
-    try:
-        size = call.store.dedup(method).deduped_bytes
-    except (StorageError, OSError) as error:
-        if not call.json:
-            from orlop.dropin.text import describe
 
-            raise Refusal(f"dedup: {describe(error)}") from error
-        call.answer({})
-        return 1
-    if call.json:
-        call.answer({"Deduped": size})
-    else:
-        call.say(f"Deduplicated {size} bytes")
-    return 0
+    def tell(size: int) -> None:
+        if call.json:
+            call.answer({"Deduped": size})
+        else:
+            call.say(f"Deduplicated {size} bytes")
+
+    return _done(call, "dedup", lambda: call.store.dedup(method).deduped_bytes, tell)
 
 
 def and_unmount(call: Call, work: Callable[[], int]) -> int:
@@ -87,10 +82,13 @@ def and_unmount(call: Call, work: Callable[[], int]) -> int:
     return status
 
 
-def _done(call: Call, verb: str, work: Callable[[], object]) -> int:
-    """Nothing to say in text; in JSON an empty text, or an object without members for a failure."""
+def _done(call: Call, verb: str, work: Callable[[], Any], tell: Callable[[Any], None] | None = None) -> int:
+    """`tell` gets what came of it. By default nothing is said in text, and in JSON an empty text.
+
+    A failure is an object without members in JSON.
+    """
     try:
-        work()
+        result = work()
     except (StorageError, OSError) as error:
         if not call.json:
             from orlop.dropin.text import describe
@@ -98,7 +96,9 @@ def _done(call: Call, verb: str, work: Callable[[], object]) -> int:
             raise Refusal(f"{verb}: {describe(error)}") from error
         call.answer({})
         return 1
-    if call.json:
+    if tell is not None:
+        tell(result)
+    elif call.json:
         call.answer("")
     return 0
 
