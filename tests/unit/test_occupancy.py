@@ -211,3 +211,17 @@ def test_a_removal_frees_what_was_said(place: Path) -> None:
     while abs(free() - before - said) >= MEGABYTE and time.monotonic() < deadline:
         time.sleep(0.05)  # xfs frees inodes in the background
     assert abs(free() - before - said) < MEGABYTE
+
+
+def test_a_tree_that_cannot_be_listed_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's own error names a descriptor."""
+
+    def fail(at: int) -> object:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), at)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError) as failure:
+        patch.setattr(os, "scandir", fail)
+        occupied([str(tmp_path)])
+    assert (failure.value.errno, failure.value.filename) == (errno.EIO, f"{tmp_path}/")

@@ -207,7 +207,9 @@ class Count:
                 self._below(at, root, holders, leave_out)
             except OSError as error:
                 if error.filename is not None:
-                    error.filename = os.path.join(root, os.fsdecode(error.filename))
+                    # A listing names its descriptor.
+                    name = "" if isinstance(error.filename, int) else os.fsdecode(error.filename)
+                    error.filename = os.path.join(root, name)
                 raise
 
     def extents(self, fd: int, device: int, holder: int) -> None:
