@@ -1,28 +1,27 @@
-"""A full disk and failing calls (promise P5): a clear error, the old state or the new, and deleting still works."""
+"""A full disk (promise P5): a clear error, the old state or the new, and deleting still works.
+
+make deep-full           every operation, with any room from none to as much as it needs
+"""
 
 import os
-import random
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cases import ALL, Case, Cases, chance
+from operations import OPERATIONS
+from scenes import blob
 
 import invariants
 import orlop
 import peers
+from orlop.errors import StorageError
 
-sys.path.insert(0, os.path.dirname(__file__))
-
-import operations
-import test_kill as kill
-
-scratch, template, tools = kill.scratch, kill.template, kill.tools  # pytest finds fixtures by these names
-
-ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "EMFILE", "ENOMEM", "EINTR")
-POINTS = int(os.environ.get("N") or 5)  # for each operation
+PAGE = 4096
+NO_ROOM = 28
+FULL = [(name, driver) for name, driver in ALL if not OPERATIONS[name].place.disk]
 
 
 @contextmanager
@@ -32,7 +31,10 @@ def small_disk(where: Path, options: str) -> Iterator[Path]:
     try:
         yield where
     finally:
-        subprocess.run(["umount", "--lazy", str(where)], check=True)
+        peers.unmount_below(where)
+
+
+# --- an empty disk, filled with layers ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("driver", ["vfs", "overlay"])
@@ -49,24 +51,19 @@ def test_a_full_disk_is_an_error_and_deleting_frees_it(place: Path, options: str
         with orlop.open_store(graph, run, driver) as store:
             with pytest.raises(OSError) as full:
                 for number in range(200):
-                    layer = store.layers.put(operations.blob("a", "b", "c", size=30_000), id=f"layer{number}")
+                    layer = store.layers.put(blob("a", "b", "c", size=30_000), id=f"layer{number}")
                     stored.append(layer.id)
-            assert full.value.errno == 28
+            assert full.value.errno == NO_ROOM
             assert stored, "not even one layer found room: the disk of this test is too small"
             assert [layer.id for layer in store.layers] == stored
             invariants.hold(graph, run, driver, litter=False)
-            (disk / "filler").write_bytes(b"")
-            with pytest.raises(OSError), (disk / "filler").open("wb") as filler:
-                while True:
-                    filler.write(b"x" * 4096)
-                    filler.flush()
+            fill(disk / "filler", 0)
             for id in list(stored):
                 _delete(store, id, disk / "filler")
                 stored.remove(id)
                 assert [layer.id for layer in store.layers] == stored
-            store.layers.put(operations.blob("a"), id="after")
+            store.layers.put(blob("a"), id="after")
         invariants.hold(graph, run, driver)
-        peers.unmount_below(graph)
 
 
 def _delete(store: orlop.Store, id: str, filler: Path) -> None:
@@ -74,56 +71,69 @@ def _delete(store: orlop.Store, id: str, filler: Path) -> None:
     try:
         store.layers.delete(id)
     except OSError as error:
-        if error.errno != 28 or not filler.exists():
+        if error.errno != NO_ROOM or not filler.exists():
             raise
         filler.unlink()
         store.layers.delete(id)
 
 
-def _fails(
-    scratch: Path, template: kill.Template, operation: str, points: list[tuple[str, int]]
-) -> list[str]:
-    """Let one call fail after the other. What the operation says decides what must have happened."""
-    wrong = []
-    for number, (call, n) in enumerate(points):
-        base = kill._copied(template, scratch / "failed")
-        error = ERRORS[number % len(ERRORS)]
-        # A call that is interrupted for ever is tried for ever, and a program that cannot write cannot speak.
-        lasts = number % 3 == 0 and error != "EINTR" and call not in ("write", "openat", "fcntl", "ioctl")
-        lasting = f"{n}+" if lasts else str(n)
-        inject = f"inject={call}:error={error}:when={lasting}"
-        done = kill._straced(
-            ["-o", "/dev/null", "-e", f"trace={call}", "-e", inject], base, template.driver, operation
-        )
-        where = f"{operation}, {error} from {call} number {lasting}"
-        if done.returncode < 0:
-            wrong.append(f"{where}: killed by signal {-done.returncode}")
-        try:
-            kill._judge(base, template.driver, operation, done.stdout == b"done\n", peer=False)
-        except Exception as problem:
-            wrong.append(f"{where}: {type(problem).__name__}: {problem}\n{done.stderr.decode()[-400:]}")
-    return wrong
+def fill(filler: Path, pages: int) -> None:
+    """Leave just so many pages on the disk of a file."""
+    with filler.open("wb", buffering=0) as out, pytest.raises(OSError):
+        while True:
+            out.write(b"x" * PAGE)
+    os.truncate(filler, max(0, filler.stat().st_size - pages * PAGE))
 
 
-FAILING = sorted(set(operations.OPERATIONS) - {"wipe", "mount"})
+# --- every operation, with little room ----------------------------------------------------------------------
+
+ENOUGH_TO_DELETE = 4
+"""Pages: the tables are written anew, and the notes about them, before anything is freed."""
 
 
-@pytest.mark.parametrize("operation", FAILING)
-def test_a_call_that_fails_leaves_the_old_state_or_the_new(
-    tools: None, scratch: Path, template: kill.Template, operation: str
-) -> None:
-    """And the next command needs no help."""
-    points = kill._points(template, scratch, operation)
-    random.Random(operation).shuffle(points)
-    assert not (wrong := _fails(scratch, template, operation, points[:POINTS])), "\n".join(wrong)
+def _with_room(case: Case, disk: Path, pages: int) -> bool:
+    """Run it with so many pages left, and judge it once there is room again; whether it was done."""
+    case.fresh()
+    fill(disk / "filler", pages)
+    done = False
+    error: Exception | None = None
+    try:
+        with case.opened() as store:
+            case.operation.act(store)
+        done = True
+    except (OSError, StorageError) as problem:
+        error = problem
+    if case.operation.frees and pages >= ENOUGH_TO_DELETE:
+        assert done, f"{case} does not free a disk with {pages} pages left: {error}"
+    (disk / "filler").unlink()
+    try:
+        case.judge(done)
+    except Exception as problem:
+        problem.add_note(f"{case}, with {pages} pages left: {error or 'done'}")
+        raise
+    return done
+
+
+@contextmanager
+def _on_small_disk(case: Case, place: Path) -> Iterator[tuple[Case, Path]]:
+    case.kills  # noqa: B018  # its facts are found where there is room
+    with small_disk(place / "disk", "size=6m") as disk:
+        small = Case(case.name, case.driver, disk / "case", case.template)
+        small.__dict__["_done"] = case._done
+        yield small, disk
+
+
+def test_an_operation_that_finds_no_room_leaves_the_old_state_or_the_new(cases: Cases, place: Path) -> None:
+    for name, driver in chance("full disk").sample(FULL, 12):
+        with _on_small_disk(cases.case(name, driver), place) as (case, disk):
+            _with_room(case, disk, chance(name, driver, "room").randrange(14))
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("operation", FAILING)
-def test_deep_every_call_that_can_fail(
-    tools: None, scratch: Path, template: kill.Template, operation: str
-) -> None:
-    points = kill._points(template, scratch, operation)
-    if os.environ.get("N"):
-        points = points[: int(os.environ["N"])]
-    assert not (wrong := _fails(scratch, template, operation, points)), "\n".join(wrong)
+@pytest.mark.parametrize(("operation", "driver"), FULL)
+def test_deep_every_operation_with_any_room(cases: Cases, place: Path, operation: str, driver: str) -> None:
+    with _on_small_disk(cases.case(operation, driver), place) as (case, disk):
+        pages = 0
+        while not _with_room(case, disk, pages):
+            pages += 1
+        assert pages < 200
