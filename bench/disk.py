@@ -10,6 +10,7 @@ compare with (containers-storage 1.43 has none), so it stands beside reading the
 
 import argparse
 import fcntl
+import hashlib
 import os
 import resource
 import subprocess
@@ -49,6 +50,24 @@ def xfs() -> Iterator[Path]:
             run.leave(point)
 
 
+def identity(number: int) -> str:
+    return hashlib.sha256(b"layer %d" % number).hexdigest()
+
+
+def records(count: int) -> str:
+    made = []
+    for number in range(count):
+        digest = hashlib.sha256(b"blob %d" % number).hexdigest()
+        parent = f'"parent":"{identity(number - 1)}",' if number % 20 else ""
+        made.append(
+            f'{{"id":"{identity(number)}","names":["layer-{number}"],{parent}"created":"2025-11-23T21:16:55.685075Z",'
+            f'"compressed-diff-digest":"sha256:{digest}","compressed-size":{number + 1000},'
+            f'"diff-digest":"sha256:{digest[::-1]}","diff-size":{number + 5000},"compression":2,'
+            '"uidset":[0,1000],"gidset":[0,1000]}'
+        )
+    return "[" + ",".join(made) + "]"
+
+
 def reflinked(base: Path) -> None:
     """20,000 layers, written as records, each a handful of files that lie on the blocks of the first one's."""
     with orlop.open_store(base / "graph", base / "run", "vfs", durability="none") as store:
@@ -57,9 +76,9 @@ def reflinked(base: Path) -> None:
     for number in range(SHARED):
         (home / f"first/file{number}").write_bytes(os.urandom(8192))
     originals = [os.open(home / f"first/file{number}", os.O_RDONLY) for number in range(SHARED)]
-    (base / "graph/vfs-layers/layers.json").write_text(run.records(LAYERS))
+    (base / "graph/vfs-layers/layers.json").write_text(records(LAYERS))
     for layer in range(LAYERS):
-        directory = home / run.identity(layer)
+        directory = home / identity(layer)
         directory.mkdir()
         for number, original in enumerate(originals):
             with (directory / f"file{number}").open("wb") as copy:

@@ -6,253 +6,42 @@
 How it is measured. One warm-up of each program, which also checks that the work was done right; then in turns, A B A
 B, each import into a new store on a new file system (tmpfs, or ext4 on a loop device). The time is wall time from
 start to exit of the command; with durability on the other program's time includes `sync -f` on its store, because
-orlop does that work before it reports success. The ratio is the median of the ratios of neighbouring runs. Memory
+orlop does that work before it reports success. The ratio is the median of the ratios of neighbouring runs; that of
+the processor time, user and system, of all processes of the command stands beside it, as it says the same on a busy
+machine. Rows that say "library" time a call in a process that runs, against the other program's whole command. Memory
 is taken in a run of its own, not timed: every 4 ms the peak resident set of each process of the command (VmHWM), and
 the sum over its processes of what they hold at that moment, shared pages counted once (Pss). `pigz` is kept off PATH
 (it would be used); `zstd` stays.
 """
 
 import argparse
-import hashlib
-import io
 import os
 import platform
 import re
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import archives
+import jobs
+import large
+from jobs import ENV, Job, Program, environment
 
 ROOT = Path(__file__).resolve().parents[1]
-ENV = {"LC_ALL": "C", "HOME": "/root"}
 EXT4_SIZE = 12 << 30
 
 
-@dataclass(frozen=True)
-class Program:
-    name: str
-    path: str
-    ours: bool
-
-    def argv(self, store: Path, driver: str, *args: str) -> list[str]:
-        roots = ["--graph", f"{store}/graph", "--run", f"{store}/run", "--storage-driver", driver]
-        return [self.path, *roots, *args]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row. `prepare(program, store)` is not timed; it returns the words that are. `check` sees the result."""
-
-    name: str
-    place: str  # "tmpfs" or "ext4"
-    driver: str
-    prepare: Callable[[Program, Path], list[str]]
-    check: Callable[[Program, Path], None] = lambda program, store: None
-    durable: bool = False
-    fresh: bool = True  # each run in a new store; False: prepare once, run again and again
-    piped: bool = False  # standard output goes to `cat`, as to the next program of a pipeline
-    loops: int = 1  # commands per run, for very short ones
-
-
-# --- the jobs -----------------------------------------------------------------------------------------------
-
-
-def importing(blob: Path, driver: str) -> Callable[[Program, Path], list[str]]:
-    def prepare(program: Program, store: Path) -> list[str]:
-        return program.argv(store, driver, "import-layer", "--id", "bench", "--file", str(blob))
-
-    return prepare
-
-
-def imported(name: str, driver: str) -> Callable[[Program, Path], None]:
-    """The layer is there, and comes back as the bytes that went in."""
-
-    def check(program: Program, store: Path) -> None:
-        argv = program.argv(store, driver, "diff", "--uncompressed", "bench")
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment(durable=False)) as process:
-            assert process.stdout is not None
-            found = hashlib.file_digest(process.stdout, "sha256").hexdigest()
-        if process.returncode or found != digest_of(name):
-            raise SystemExit(f"{program.name} did not give {name}.tar back (exit {process.returncode})")
-
-    return check
-
-
-def exporting(name: str, driver: str, target: str) -> Callable[[Program, Path], list[str]]:
-    def prepare(program: Program, store: Path) -> list[str]:
-        run(importing(archives.archive(name), driver)(program, store), environment(durable=False))
-        if target == "pipe":
-            return program.argv(store, driver, "diff", "--uncompressed", "bench")
-        if target == "gzip":
-            return program.argv(store, driver, "diff", "--gzip", "bench")
-        words = program.argv(
-            store, driver, "diff", "--uncompressed", "--file", f"{store}/exported.tar", "bench"
-        )
-        # The file of the run before is removed rather than truncated; that counts for both alike.
-        return ["sh", "-c", f'rm -f "{store}/exported.tar"; exec "$@"', "sh", *words]
-
-    return prepare
-
-
-def deleting(name: str, driver: str) -> Callable[[Program, Path], list[str]]:
-    def prepare(program: Program, store: Path) -> list[str]:
-        run(importing(archives.archive(name), driver)(program, store), environment(durable=False))
-        subprocess.run(["sync", "-f", str(store)], check=True)
-        return program.argv(store, driver, "delete-layer", "bench")
-
-    return prepare
-
-
-CYCLE = """
-for _ in 1 2 3 4 5; do
-    box=$("$@" create-container image) && "$@" mount "$box" && "$@" unmount "$box" && "$@" delete-container "$box"
-done >/dev/null
-"""
-
-STACK = """
-blob=$1; shift
-parent= number=0
-while [ $number -lt 120 ]; do
-    parent=$("$@" import-layer --file "$blob" ${parent:+"$parent"}) || exit 1
-    number=$((number + 1))
-done
-"$@" mount "$("$@" create-layer "$parent")" >/dev/null
-"""
-
-
-def cycling(driver: str) -> Callable[[Program, Path], list[str]]:
-    """Five times: a container is made, mounted, unmounted and deleted, each by a command of its own."""
-
-    def prepare(program: Program, store: Path) -> list[str]:
-        run(importing(archives.archive("mixed"), driver)(program, store), environment(durable=False))
-        run(program.argv(store, driver, "create-image", "--id", "image", "bench"), environment(durable=False))
-        return ["sh", "-c", CYCLE, "sh", *program.argv(store, driver)]
-
-    return prepare
-
-
-def stacking(driver: str) -> Callable[[Program, Path], list[str]]:
-    """Small layers, one upon the other, and a mount of the last; 1.43 mounts no more than 128."""
-
-    def prepare(program: Program, store: Path) -> list[str]:
-        blob = store / "small-layer.tar"
-        with tarfile.open(blob, "w") as tar:
-            info = tarfile.TarInfo("etc/file")
-            info.size = 1000
-            tar.addfile(info, io.BytesIO(b"x" * 1000))
-        return ["sh", "-c", STACK, "sh", str(blob), *program.argv(store, driver)]
-
-    return prepare
-
-
-def listing(count: int, *words: str) -> Callable[[Program, Path], list[str]]:
-    """A store of `count` layers, written as records: chains of twenty, with names, digests and sizes."""
-
-    def prepare(program: Program, store: Path) -> list[str]:
-        run(program.argv(store, "vfs", "create-layer", "--id", "first"), environment(durable=False))
-        (store / "graph/vfs-layers/layers.json").write_text(records(count))
-        home = store / "graph/vfs/dir"
-        for number in range(count):
-            (home / identity(number)).mkdir()
-        return program.argv(store, "vfs", *words)
-
-    return prepare
-
-
-def identity(number: int) -> str:
-    return hashlib.sha256(b"layer %d" % number).hexdigest()
-
-
-def records(count: int) -> str:
-    made = []
-    for number in range(count):
-        digest = hashlib.sha256(b"blob %d" % number).hexdigest()
-        parent = f'"parent":"{identity(number - 1)}",' if number % 20 else ""
-        made.append(
-            f'{{"id":"{identity(number)}","names":["layer-{number}"],{parent}"created":"2025-11-23T21:16:55.685075Z",'
-            f'"compressed-diff-digest":"sha256:{digest}","compressed-size":{number + 1000},'
-            f'"diff-digest":"sha256:{digest[::-1]}","diff-size":{number + 5000},"compression":2,'
-            '"uidset":[0,1000],"gidset":[0,1000]}'
-        )
-    return "[" + ",".join(made) + "]"
-
-
-def small(*words: str) -> Callable[[Program, Path], list[str]]:
-    def prepare(program: Program, store: Path) -> list[str]:
-        run(program.argv(store, "vfs", "create-layer", "--id", "first"), environment(durable=False))
-        return program.argv(store, "vfs", *words)
-
-    return prepare
-
-
-def jobs(drivers: list[str]) -> Iterator[Job]:
-    for driver in drivers:
-        for name in archives.NAMES:
-            for kind in archives.KINDS:
-                blob = archives.CACHE / f"{name}.{kind}"
-                yield Job(
-                    f"import {name}.{kind}, {driver}, tmpfs",
-                    "tmpfs",
-                    driver,
-                    importing(blob, driver),
-                    imported(name, driver),
-                )
-        for name in archives.NAMES:
-            blob = archives.CACHE / f"{name}.tar"
-            job, check = importing(blob, driver), imported(name, driver)
-            yield Job(f"import {name}.tar, {driver}, ext4, not durable", "ext4", driver, job, check)
-            yield Job(f"import {name}.tar, {driver}, ext4, durable", "ext4", driver, job, check, durable=True)
-        for name in archives.NAMES:
-            for target in ("pipe", "file"):
-                yield Job(
-                    f"export {name} to a {target}, {driver}, tmpfs",
-                    "tmpfs",
-                    driver,
-                    exporting(name, driver, target),
-                    imported(name, driver),
-                    fresh=False,
-                    piped=target == "pipe",
-                )
-        job = exporting("mixed", driver, "gzip")
-        yield Job(f"export mixed as gzip, {driver}, tmpfs", "tmpfs", driver, job, fresh=False, piped=True)
-        yield Job(f"delete small, {driver}, ext4, not durable", "ext4", driver, deleting("small", driver))
-        if driver == "overlay":  # vfs would copy every layer into the next
-            yield Job(
-                "container: make, mount, unmount, delete, x5, overlay, tmpfs",
-                "tmpfs",
-                driver,
-                cycling(driver),
-            )
-            yield Job("stack of 120 layers, overlay, tmpfs", "tmpfs", driver, stacking(driver))
-    yield Job("list 20,000 layers", "tmpfs", "vfs", listing(20_000, "layers"), fresh=False)
-    yield Job("list 20,000 layers --json", "tmpfs", "vfs", listing(20_000, "layers", "--json"), fresh=False)
-    yield Job("small command: version", "tmpfs", "vfs", small("version"), fresh=False, loops=20)
-    yield Job("small command: images", "tmpfs", "vfs", small("images"), fresh=False, loops=20)
-
-
 # --- running ------------------------------------------------------------------------------------------------
-
-
-def environment(*, durable: bool) -> dict[str, str]:
-    return {**ENV, "ORLOP_DURABILITY": "full" if durable else "none"}
-
-
-def run(argv: list[str], env: dict[str, str]) -> None:
-    done = subprocess.run(argv, env=env, capture_output=True, check=False)
-    if done.returncode:
-        said = (done.stdout[-500:] + done.stderr[-2000:]).decode(errors="replace")
-        raise SystemExit(f"failed ({done.returncode}): {' '.join(argv)}\n{said}")
 
 
 @contextmanager
@@ -274,9 +63,17 @@ def started(job: Job, argv: list[str], talk: IO[bytes] | int) -> Iterator[subpro
             yield process
 
 
-def timed(job: Job, program: Program, argv: list[str], store: Path) -> float:
+@dataclass(frozen=True)
+class Taken:
+    """Seconds: by the clock, and of the processor."""
+
+    wall: float
+    processor: float
+
+
+def timed(job: Job, program: Program, argv: list[str], store: Path) -> Taken:
     with tempfile.TemporaryFile() as talk:
-        begin = time.perf_counter()
+        before, begin = children(), time.perf_counter()
         for _ in range(job.loops):
             with started(job, argv, talk) as process:
                 status = process.wait()
@@ -286,7 +83,17 @@ def timed(job: Job, program: Program, argv: list[str], store: Path) -> float:
                 raise SystemExit(f"failed ({status}): {' '.join(argv)}\n{text}")
         if job.durable and not program.ours:
             subprocess.run(["sync", "-f", str(store)], check=True)
-        return (time.perf_counter() - begin) / job.loops
+        wall, processor = time.perf_counter() - begin, children() - before
+        if job.inside and program.ours:
+            talk.seek(0)
+            wall, processor = map(float, talk.read().split()[-2:])
+        return Taken(wall / job.loops, processor / job.loops)
+
+
+def children() -> float:
+    """Processor time, user and system, of all children that ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @dataclass
@@ -362,26 +169,46 @@ def leave(point: Path) -> None:
 
 @dataclass
 class Figures:
-    times: list[float] = field(default_factory=list)
+    times: list[Taken] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
 
 
-def measure(job: Job, programs: list[Program], repeats: int) -> list[Figures]:
+class Kept:
+    """File systems that stay until the last row, for rows that share a store: one for each store and program."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._places: dict[tuple[str, str], Path] = {}
+
+    def place(self, job: Job, program: Program) -> Path:
+        key = (job.store, program.name)
+        if key not in self._places:
+            self._places[key] = self._stack.enter_context(new_file_system(job.place, program.name[0]))
+        return self._places[key]
+
+
+def measure(job: Job, programs: list[Program], repeats: int, kept: Kept) -> list[Figures]:
+    if job.fresh:
+        return measured_anew(job, programs, repeats)
     figures = [Figures() for _ in programs]
-    if not job.fresh:
-        with new_file_system(job.place, "a") as first, new_file_system(job.place, "b") as second:
-            places = (first, second)
-            commands = [job.prepare(program, place) for program, place in zip(programs, places, strict=True)]
-            for turn in range(repeats + 1):
-                for index, program in enumerate(programs):
-                    taken = timed(job, program, commands[index], places[index])
-                    if turn == 0:
-                        job.check(program, places[index])
-                    else:
-                        figures[index].times.append(taken)
+    with ExitStack() as stack:
+        keeper = kept if job.store else Kept(stack)
+        places = [keeper.place(job, program) for program in programs]
+        commands = [job.prepare(program, place) for program, place in zip(programs, places, strict=True)]
+        for turn in range(repeats + 1):
             for index, program in enumerate(programs):
-                figures[index].memory = weighed(job, program, commands[index])
-        return figures
+                taken = timed(job, program, commands[index], places[index])
+                if turn == 0:
+                    job.check(program, places[index])
+                else:
+                    figures[index].times.append(taken)
+        for index, program in enumerate(programs):
+            figures[index].memory = weighed(job, program, commands[index])
+    return figures
+
+
+def measured_anew(job: Job, programs: list[Program], repeats: int) -> list[Figures]:
+    figures = [Figures() for _ in programs]
     for turn in range(repeats + 2):  # the warm-up, the timed ones, one for the memory
         for index, program in enumerate(programs):
             with new_file_system(job.place, "ab"[index]) as place:
@@ -408,21 +235,13 @@ def keep_off_path(*unwanted: str) -> Iterator[None]:
         yield
 
 
-def digest_of(name: str) -> str:
-    if name not in DIGESTS:
-        with archives.archive(name).open("rb") as tar:
-            DIGESTS[name] = hashlib.file_digest(tar, "sha256").hexdigest()
-    return DIGESTS[name]
-
-
-DIGESTS: dict[str, str] = {}
-
-
 # --- the report ---------------------------------------------------------------------------------------------
 
 
 def seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 0.1 else f"{value * 1000:.1f} ms"
+    if value >= 0.1:
+        return f"{value:.2f} s"
+    return f"{value * 1000:.1f} ms" if value >= 0.0001 else f"{value * 1_000_000:.0f} µs"
 
 
 def megabytes(memory: Memory) -> str:
@@ -431,11 +250,12 @@ def megabytes(memory: Memory) -> str:
 
 def row(job: Job, figures: list[Figures]) -> str:
     ours, theirs = figures
-    ratio = statistics.median(a / b for a, b in zip(ours.times, theirs.times, strict=True))
+    pairs = list(zip(ours.times, theirs.times, strict=True))
     cells = [
-        seconds(statistics.median(theirs.times)),
-        seconds(statistics.median(ours.times)),
-        f"**{ratio:.2f}**",
+        seconds(statistics.median(taken.wall for taken in theirs.times)),
+        seconds(statistics.median(taken.wall for taken in ours.times)),
+        f"**{statistics.median(a.wall / b.wall for a, b in pairs):.2f}**",
+        f"{statistics.median(a.processor / max(b.processor, 0.001) for a, b in pairs):.2f}",
     ]
     return f"| {job.name} | " + " | ".join([*cells, megabytes(theirs.memory), megabytes(ours.memory)]) + " |"
 
@@ -465,11 +285,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="words that a row's name must contain")
     parser.add_argument("--driver", action="append", help="vfs (default), overlay; may be given twice")
     parser.add_argument("--ours", default=str(Path(sys.executable).parent / "orlop-storage"))
-    parser.add_argument("--theirs", default=shutil.which("containers-storage"))
+    parser.add_argument("--theirs", help="another containers-storage than the one on PATH")
     parser.add_argument("--list", action="store_true", help="print the rows and leave")
     given = parser.parse_args()
 
-    chosen = [job for job in jobs(given.driver or ["vfs"]) if all(w in job.name for w in given.only.split())]
+    rows = [*jobs.jobs(given.driver or ["vfs"]), *large.jobs()]
+    chosen = [job for job in rows if all(word in job.name for word in given.only.split())]
     if given.list:
         print("\n".join(job.name for job in chosen))
         return
@@ -477,24 +298,30 @@ def main() -> None:
         raise SystemExit(f"no row contains {given.only!r}; bench/run.py --list names them")
     if os.geteuid() != 0:
         raise SystemExit("the benchmark mounts a new file system for each run: it needs root")
-    if not given.theirs:
-        raise SystemExit("containers-storage is not installed: there is nothing to compare with")
-    programs = [
-        Program("orlop", os.path.abspath(given.ours), ours=os.path.basename(given.ours).startswith("orlop")),
-        Program("containers-storage", given.theirs, ours=False),
-    ]
+    ours = Program("orlop", os.path.abspath(given.ours))
+    peers = {name: Program(name, shutil.which(name) or "") for name in ("containers-storage", "podman")}
+    if given.theirs:
+        peers["containers-storage"] = Program("containers-storage", given.theirs)
+    for missing in {job.peer for job in chosen if not peers[job.peer].path}:
+        print(f"{missing} is not installed: its rows are left out", file=sys.stderr)
+        chosen = [job for job in chosen if job.peer != missing]
+    if not chosen:
+        raise SystemExit("there is nothing to compare with")
     for name in archives.NAMES:
         if any(name in job.name for job in chosen):
             for kind in archives.KINDS:
                 archives.archive(name, kind)
-    with keep_off_path("pigz", "unpigz"):
+    with keep_off_path("pigz", "unpigz"), ExitStack() as stack:
+        kept = Kept(stack)
+        said = ", ".join(versions(peers[name]) for name in dict.fromkeys(job.peer for job in chosen))
         print(f"{machine()}. {given.repeats} repeats in turns, medians; ratio: median of the ratios.")
         print("Memory: largest process / all processes of the command together.\n")
-        theirs, ours = versions(programs[1]), versions(programs[0])
-        print(f"| job | {theirs} | {ours} | ratio | memory, {programs[1].name} | memory, orlop |")
-        print("|---|---|---|---|---|---|", flush=True)
+        print(
+            f"| job | {said} | {versions(ours)} | ratio | of processor time | memory, they | memory, orlop |"
+        )
+        print("|---|---|---|---|---|---|---|", flush=True)
         for job in chosen:
-            print(row(job, measure(job, programs, given.repeats)), flush=True)
+            print(row(job, measure(job, [ours, peers[job.peer]], given.repeats, kept)), flush=True)
 
 
 if __name__ == "__main__":
