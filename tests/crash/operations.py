@@ -92,6 +92,17 @@ def _shared(store: Any, problems: Iterable[object]) -> None:
         raise OSError("; ".join(left))
 
 
+def _damage(store: Any) -> object:
+    return [finding.code for finding in store.check().findings if finding.grade != "oddity"]
+
+
+def _repair(store: Any) -> None:
+    outcome = store.apply(store.plan_repair(store.check(), containers=True))
+    left = [error for _, error in outcome.failed] or _damage(store)
+    if left:
+        raise OSError(f"not put right: {left}")
+
+
 def _unshared(store: Any) -> object:
     """Bytes that other files have as well, on blocks of their own."""
     return sum(step.size_bytes for step in store.plan_dedup().steps)
@@ -141,6 +152,7 @@ OPERATIONS = {
     "plan-gc": Operation(
         lambda s: _collected(s, s.apply(s.plan_gc())), "rubbish", seen=_garbage, steps=True, frees=True
     ),
+    "repair": Operation(_repair, "damaged", seen=_damage, steps=True),
     "on-sealed": Operation(lambda s: _container(s, "sealed"), "sealed"),
     "mount-sealed": Operation(
         lambda s: s.mount_image("sealed"), "sealed", seen=lambda s: s.mount_count(ID["sealed"]) > 0

@@ -13,6 +13,7 @@ layer, and an image without layers. What lacks a name is in `ID`.
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,6 +81,7 @@ class Scene:
 
     image_store, additional     directories of such stores, below the scene's own
     littered    what nothing needs lies there from the start: the store is whole once that was collected
+    damaged     things were lost and changed from the start: the store is whole once the operation has happened
     disk        the kind of file system that it has to lie on, "" for any
     """
 
@@ -88,6 +90,7 @@ class Scene:
     additional: str = ""
     drivers: tuple[str, ...] = ("vfs", "overlay")
     littered: bool = False
+    damaged: bool = False
     disk: str = ""
 
     def build(self, base: Path, driver: str) -> None:
@@ -240,6 +243,23 @@ def _rubbish(scene: Scene, base: Path, driver: str) -> None:
         store.shutdown()
 
 
+def _damaged(scene: Scene, base: Path, driver: str) -> None:
+    """Files that lost their mode, their time, themselves; a layer whose directory is gone.
+
+    Not one that an image needs: whether what only that image needed goes along, a killed repair leaves open.
+    """
+    _plain(scene, base, driver)
+    home = base / "graph" / ("vfs/dir" if driver == "vfs" else "overlay")
+
+    def tree(called: str) -> Path:
+        return home / ID[called] / ("" if driver == "vfs" else "diff")
+
+    (tree("low") / "etc/d").chmod(0o600)
+    os.utime(tree("middle") / "etc/b", (5, 5))
+    (tree("top") / "etc/c").unlink()
+    shutil.rmtree(home / ID["lone"])
+
+
 def _sealed(scene: Scene, base: Path, driver: str) -> None:
     """An image whose layer is kept by composefs."""
     import pytest
@@ -274,6 +294,7 @@ SCENES = {
     "split": Scene(_split, image_store="images"),
     "maps": Scene(_maps),
     "rubbish": Scene(_rubbish, littered=True),
+    "damaged": Scene(_damaged, damaged=True),
     "sealed": Scene(_sealed, drivers=("overlay",)),
     "xfs": Scene(_doubles, disk="xfs"),
     "btrfs": Scene(_doubles, disk="btrfs"),
