@@ -63,6 +63,8 @@ class _Changes:
         self.changes: list[Change] = []
         self._mark = mark
         self._listed: set[bytes] = set()
+        self._settled: set[bytes] = set()
+        """Directories that are listed, with all above them."""
 
     def directory(self, path: bytes, at: Descent, below: Lowers) -> None:
         """`path` is the current directory of the descent."""
@@ -89,8 +91,10 @@ class _Changes:
     def _note(self, path: bytes, kind: Kind) -> None:
         if kind != MODIFIED:
             # All of them: one that is listed may lie below one that is not, because it differs and that one does not.
+            # Once for each: at every level anew, a tree of a thousand levels took minutes.
             above = path.rpartition(b"/")[0]
-            while above:
+            while above and above not in self._settled:
+                self._settled.add(above)
                 if above not in self._listed:
                     self._listed.add(above)
                     self.changes.append(Change(b"/" + above, MODIFIED))
