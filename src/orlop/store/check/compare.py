@@ -8,15 +8,27 @@ what a file system can hold, the kernel and mount programs keep notes in attribu
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
 from orlop.errors import InvalidMappings
 from orlop.formats import crc64, whiteout
-from orlop.formats.tarheader import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, REGULAR, SYMLINK
-from orlop.store.check.expected import WHITEOUT, Directory, Node
+from orlop.formats.tarheader import BLOCK_DEVICE, CHAR, DIRECTORY, REGULAR, SYMLINK
+from orlop.store.check.facts import (
+    MARK_NAMES,
+    device_name,
+    is_compared,
+    is_read,
+    is_same_capability,
+    is_same_time,
+    kind_of,
+    overridden,
+    shown,
+    supported,
+    yes,
+)
 from orlop.store.check.findings import raise_if_ours
+from orlop.store.check.nodes import WHITEOUT, Directory, Node
 from orlop.stream.lowers import Lowers, is_whiteout
 from orlop.stream.place import OVERRIDE
 from orlop.system import xattrs
@@ -35,25 +47,10 @@ if TYPE_CHECKING:
     Owner = tuple[int, int]
     Attribute = tuple[str, str, str]
 
-_SECOND = 1_000_000_000
-_END_OF_32_BITS = 2**31 - 1
 _BLOCK = 1 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_SOCKET = ord("s")
 
-_KINDS = {
-    stat.S_IFREG: REGULAR,
-    stat.S_IFDIR: DIRECTORY,
-    stat.S_IFLNK: SYMLINK,
-    stat.S_IFCHR: CHAR,
-    stat.S_IFBLK: BLOCK_DEVICE,
-    stat.S_IFIFO: FIFO,
-    stat.S_IFSOCK: _SOCKET,
-}
-
-_MARK_NAMES = (xattrs.OPAQUE, xattrs.OPAQUE_ROOTLESS)
-_MARKS = tuple([os.fsencode(name) for name in _MARK_NAMES])
-_KERNELS_OWN = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "trusted.SGI_")
+_MARKS = tuple([os.fsencode(name) for name in MARK_NAMES])
 
 MISSING, ADDED, CHANGED = "missing", "added", "changed"
 
@@ -136,7 +133,7 @@ class Comparison:
         """Raises OSError if the tree cannot be read."""
         if self._place.alone:
             with Descent(self._place.directories[0]) as at:
-                self._supported = _supported(at.fd, trusted=not self._lenient.trusted)
+                self._supported = supported(at.fd, trusted=not self._lenient.trusted)
                 self._walk(at)
         else:
             self._look_up()
@@ -176,13 +173,13 @@ class Comparison:
         self, node: Directory, at: Descent, entries: list[tuple[bytes, int, int]]
     ) -> list[Attribute]:
         """What differs of the current directory itself."""
-        actual = xattrs.read(at.fd, _is_read)
+        actual = xattrs.read(at.fd, is_read)
         marks = [actual.pop(mark, b"") for mark in _MARKS]
         found = self._attributes(node, at.status, actual)
         if not self._tree.whole:
             opaque = b"y" in marks or any(name == whiteout.OPAQUE for name, _, _ in entries)
             if opaque != node.opaque:
-                found.append(("opaque", _yes(node.opaque), _yes(opaque)))
+                found.append(("opaque", yes(node.opaque), yes(opaque)))
         return found
 
     def _listed(
@@ -245,14 +242,14 @@ class Comparison:
             if node.kind == WHITEOUT:
                 found = [] if is_whiteout(status) else [("filetype", str(CHAR), str(kind_of(status)))]
             else:
-                actual = xattrs.read_beneath(at.fd, name, _is_read)
+                actual = xattrs.read_beneath(at.fd, name, is_read)
                 found = self._attributes(node, status, actual)
             if kind_of(status) != node.kind:
                 pass
             elif node.kind == SYMLINK:
                 text = os.readlink(name, dir_fd=at.fd)
                 if text != node.text:
-                    found.append(("target", _shown(node.text), _shown(text)))
+                    found.append(("target", shown(node.text), shown(text)))
             elif self._contents and self._is_copy(node) and status.st_size == node.size:
                 found += self._content_of(at.fd, name, node)
         except OSError as error:
@@ -289,12 +286,12 @@ class Comparison:
         if self._place.force_mask is not None:
             if override is None and (node.facts is None or node.kind == SYMLINK):
                 return []  # nothing says whose they are
-            shown = _overridden(override, status)
-            if shown is None:
-                return [("xattr:" + os.fsdecode(OVERRIDE), "owner and mode", _shown(override))]
+            real = overridden(override, status)
+            if real is None:
+                return [("xattr:" + os.fsdecode(OVERRIDE), "owner and mode", shown(override))]
             if node.kind not in (DIRECTORY, REGULAR) and status.st_size:
                 return [("size", "0", str(status.st_size))]  # a file stands for it
-            status, mode = shown, stat.S_IMODE(shown.st_mode)
+            status, mode = real, stat.S_IMODE(real.st_mode)
         found = self._facts_of(node, status, mode)
         if node.facts is not None or node.kind == DIRECTORY:
             found += self._xattrs_of(node, actual)
@@ -318,10 +315,10 @@ class Comparison:
         if node.facts is not None and kind != SYMLINK and mode != node.facts[0]:
             found.append(("mode", f"{node.facts[0]:04o}", f"{mode:04o}"))
         wanted_ns = node.known_mtime_ns if isinstance(node, Directory) else node.mtime_ns
-        if wanted_ns is not None and not lenient.times and not _is_same_time(wanted_ns, status.st_mtime_ns):
+        if wanted_ns is not None and not lenient.times and not is_same_time(wanted_ns, status.st_mtime_ns):
             found.append(("mtime", str(wanted_ns), str(status.st_mtime_ns)))
         if kind in (CHAR, BLOCK_DEVICE) and status.st_rdev != node.size:
-            found.append(("device", _device(node.size), _device(status.st_rdev)))
+            found.append(("device", device_name(node.size), device_name(status.st_rdev)))
         return found
 
     def _owner_of(self, owner: Owner) -> Owner | None:
@@ -354,8 +351,8 @@ class Comparison:
                 continue  # the kernel has none of those on anything else
             if wanted is None and name == "security.ima":
                 continue  # a policy of this machine put it there
-            if wanted != there and not (name == "security.capability" and _same_capability(wanted, there)):
-                found.append((f"xattr:{name}", _shown(wanted), _shown(there)))
+            if wanted != there and not (name == "security.capability" and is_same_capability(wanted, there)):
+                found.append((f"xattr:{name}", shown(wanted), shown(there)))
         return found
 
     # --- contents -----------------------------------------------------------------------------------------
@@ -398,100 +395,3 @@ class Comparison:
 
 def _changed(path: bytes, node: Node, attributes: list[Attribute]) -> Difference:
     return Difference(path, CHANGED, node, attributes, is_directory=isinstance(node, Directory))
-
-
-def is_compared(name: str) -> bool:
-    """Whether an attribute may be one that an archive brought. The kernel and mount programs keep others."""
-    if name.startswith(_KERNELS_OWN):
-        return False
-    return name.startswith(("user.", "trusted.")) or name in ("security.capability", "security.ima")
-
-
-def _is_read(name: str) -> bool:
-    return name in _MARK_NAMES or is_compared(name)
-
-
-def kind_of(status: os.stat_result) -> int:
-    return _KINDS.get(stat.S_IFMT(status.st_mode), 0)
-
-
-def _yes(answer: bool) -> str:
-    return "yes" if answer else "no"
-
-
-def _shown(value: bytes | None) -> str:
-    if value is None:
-        return "none"
-    text = value.decode("utf-8", "backslashreplace")
-    return text if len(text) <= 80 and text.isprintable() else value[:40].hex()
-
-
-def _device(number: int) -> str:
-    return f"{os.major(number)}:{os.minor(number)}"
-
-
-def _is_same_time(wanted_ns: int, found_ns: int) -> bool:
-    """Whether a file system that was given one time may show the other.
-
-    It cuts what it has no digits for, and times beyond its range to its first or last one.
-    """
-    if wanted_ns == found_ns:
-        return True
-    wanted, found = wanted_ns // _SECOND, found_ns // _SECOND
-    if wanted == found:
-        fraction = found_ns % _SECOND
-        return any(fraction == wanted_ns % _SECOND // unit * unit for unit in (100, 1000, 1_000_000, _SECOND))
-    if wanted > _END_OF_32_BITS:
-        return _END_OF_32_BITS <= found < wanted
-    return wanted < 0 and wanted < found <= 0
-
-
-def _same_capability(wanted: bytes | None, found: bytes | None) -> bool:
-    """Whether it is one capability, seen from another user namespace: version 3 adds whose root it is for."""
-    if not wanted or not found or len(wanted) < 20 or len(found) < 20:
-        return False
-    return wanted[4:20] == found[4:20] and wanted[0] & 1 == found[0] & 1 and {wanted[3], found[3]} <= {2, 3}
-
-
-def _supported(fd: int, *, trusted: bool) -> tuple[str, ...]:
-    """The beginnings of names of attributes that this file system has."""
-    spaces = ("user.", "security.", "trusted.") if trusted else ("user.", "security.")
-    return tuple([space for space in spaces if _has_space(fd, space)])
-
-
-def _has_space(fd: int, space: str) -> bool:
-    try:
-        os.getxattr(fd, space + "orlop.probe")
-    except OSError as error:
-        return error.errno != errno.EOPNOTSUPP
-    return True
-
-
-def _overridden(override: bytes | None, status: os.stat_result) -> os.stat_result | None:
-    """The status that an override attribute stands for; None if there is none, or it says nothing."""
-    if override is None:
-        return None
-    try:
-        uid, gid, mode, *rest = override.decode("ascii").split(":")
-        kind, *numbers = rest[0].split("-") if rest else ["file"]
-        values = list(status)
-        values[0] = _OVERRIDDEN_KINDS[kind] | int(mode, 8)
-        values[4], values[5] = int(uid), int(gid)
-    except (ValueError, KeyError, UnicodeDecodeError):
-        return None
-    return os.stat_result(values, {"st_mtime_ns": status.st_mtime_ns, "st_rdev": _number(numbers)})
-
-
-_OVERRIDDEN_KINDS = {
-    "file": stat.S_IFREG,
-    "dir": stat.S_IFDIR,
-    "symlink": stat.S_IFLNK,
-    "pipe": stat.S_IFIFO,
-    "socket": stat.S_IFSOCK,
-    "block": stat.S_IFBLK,
-    "char": stat.S_IFCHR,
-}
-
-
-def _number(numbers: list[str]) -> int:
-    return os.makedev(int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else 0

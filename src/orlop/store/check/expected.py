@@ -1,7 +1,7 @@
 """The tree that archives make: what should lie where, worked out from headers alone.
 
 The other side of `stream/extract`, which makes the real one: the same names lead to the same places, the last entry
-wins where it wins there, and what is left to chance there is unknown here. `tests/store/test_check_expected.py`
+wins where it wins there, and what is left to chance there is unknown here. `tests/store/test_check.py`
 holds the two against each other.
 
 Rule 1: What cannot be known is not compared: modes and times of directories that an archive only implies, times of
@@ -30,6 +30,7 @@ from orlop.formats.tarheader import (
     SYMLINK,
 )
 from orlop.formats.tarsplit import clean_name
+from orlop.store.check.nodes import WHITEOUT, Directory, Node
 from orlop.stream.extract import Names
 from orlop.stream.place import directory_times, file_times, settable, symlink_times
 from orlop.system import xattrs
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
     Facts = tuple[int, int, int]
 
-WHITEOUT = 0
-"""The kind of a node that says: what layers below have here is gone."""
-
 _DEVICES = (CHAR, BLOCK_DEVICE)
 _UNCLEAN = b"./"
 _SYMLINKS_MAX = 40
@@ -52,63 +50,6 @@ _SYMLINKS_MAX = 40
 
 class Unfollowable(Exception):
     """No tree can be told for this archive."""
-
-
-class Node:
-    """What should lie at a name.
-
-    kind       a type of `formats/tarheader`, never HARD_LINK, or WHITEOUT
-    facts      (mode, uid, gid) as the archive has them, None where it only implies the thing
-    size       bytes of a file; the number of a device
-    mtime_ns   None where it cannot be known
-    text       of a symlink
-    xattrs     None for none
-    checksum   of a file's content, as a tar-split record has it; None if it is empty or unknown
-    layer      number of the layer that said the last word about it
-    origin     number of the layer that brought its content, negative if nobody has looked at the file yet
-    """
-
-    __slots__ = ("checksum", "facts", "kind", "layer", "mtime_ns", "origin", "size", "text", "xattrs")
-
-    def __init__(
-        self,
-        kind: int,
-        layer: int,
-        facts: Facts | None = None,
-        *,
-        size: int = 0,
-        mtime_ns: int | None = None,
-        text: bytes = b"",
-        xattrs: dict[bytes, bytes] | None = None,
-        checksum: bytes | None = None,
-    ) -> None:
-        self.kind = kind
-        self.facts = facts
-        self.size = size
-        self.mtime_ns = mtime_ns
-        self.text = text
-        self.xattrs = xattrs
-        self.checksum = checksum
-        self.layer = self.origin = layer
-
-
-class Directory(Node):
-    """`listed`, `touched`: number of the layer that last had an entry for it, or changed what is in it. `opaque`: it
-    hides what layers below have in it."""
-
-    __slots__ = ("children", "listed", "opaque", "touched")
-
-    def __init__(self, layer: int, facts: Facts | None = None) -> None:
-        super().__init__(DIRECTORY, layer, facts)
-        self.children: dict[bytes, Node] = {}
-        self.listed = 0
-        self.touched = layer
-        self.opaque = False
-
-    @property
-    def known_mtime_ns(self) -> int | None:
-        # Times of directories are set when an archive ends, so what it did before that does not count.
-        return self.mtime_ns if self.listed >= self.touched else None
 
 
 class Tree:

@@ -8,8 +8,8 @@ import stat
 from orlop.errors import InvalidMappings
 from orlop.formats import whiteout
 from orlop.formats.tarheader import BLOCK_DEVICE, CHAR, FIFO, REGULAR, SYMLINK
-from orlop.store.check.compare import is_compared
-from orlop.store.check.expected import WHITEOUT, Directory
+from orlop.store.check.facts import is_compared
+from orlop.store.check.nodes import WHITEOUT, Directory
 from orlop.stream.place import OVERRIDE, Placer, override
 from orlop.system import extents, files, xattrs
 from orlop.system.beneath import remove_at
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from orlop.drivers.api import LayerTree
     from orlop.model.idmap import IDMappings
-    from orlop.store.check.expected import Node, Tree
+    from orlop.store.check.expected import Tree
+    from orlop.store.check.nodes import Node
 
     Owner = tuple[int, int]
 

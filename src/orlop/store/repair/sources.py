@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from orlop.drivers.api import Inspector, LayerTree
     from orlop.model.record import Document
     from orlop.records.asfound import TableAsFound
-    from orlop.store.check.expected import Node
     from orlop.store.check.look import Look
+    from orlop.store.check.nodes import Node
 
 _BLOCK = 1 << 20
 

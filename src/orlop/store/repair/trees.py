@@ -16,9 +16,10 @@ import stat
 
 from orlop.formats import crc64
 from orlop.formats.tarheader import REGULAR
-from orlop.store.check.compare import ADDED, CHANGED, kind_of
+from orlop.store.check.compare import ADDED, CHANGED
 from orlop.store.check.contents import path_of
-from orlop.store.check.expected import Directory
+from orlop.store.check.facts import kind_of
+from orlop.store.check.nodes import Directory
 from orlop.store.repair.placing import Placing
 from orlop.store.repair.sources import has_content
 from orlop.system.descent import Descent, open_unnoticed
@@ -27,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orlop.model.idmap import IDMappings
     from orlop.store.check.contents import Examination
-    from orlop.store.check.expected import Node
+    from orlop.store.check.nodes import Node
     from orlop.store.repair.sources import Sources
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
