@@ -130,9 +130,7 @@ class Contents:
             row = layering.require_layer(tables, layer)
             mappings = layering.mappings_of(row)
             volatile = row.home == engine.layers.volatile_home
-            size = layering.fill(engine, tables, row, Blob(blob), mappings, volatile=volatile)
-            engine.sync(row.id, volatile=volatile)
-            return size
+            return layering.fill(engine, tables, row, Blob(blob), mappings, volatile=volatile)
 
     # --- the driver's own layers --------------------------------------------------------------------------
 

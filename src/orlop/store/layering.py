@@ -189,7 +189,8 @@ def make_layer(
             _copy_tar_split(engine, draft.template.id, id, tables, volatile=draft.volatile)
         if blob is not None:
             size = fill(engine, tables, row, blob, draft.mappings, volatile=draft.volatile)
-        engine.sync(id, volatile=draft.volatile)
+        else:
+            engine.sync(id, volatile=draft.volatile)
         if seal is not None:
             making.seal(lambda: seal(id))
     return layer_of(editor, row), size
@@ -212,7 +213,8 @@ def fill(
 ) -> int:
     """Unpack a blob into a layer, write its tar-split, put the facts in the record; bytes of the entries.
 
-    The caller saves, after the bytes are durable.
+    All but the record is durable then: the files, and after them the tar-split that says what they have to be. The
+    caller saves.
     """
     from orlop.stream.ingest import ingest
     from orlop.system import files
@@ -235,6 +237,7 @@ def fill(
             )
             blob.verify(facts)
             result = unpacker.finish()
+        engine.sync(row.id, volatile=volatile)
     editor.change(row, _members(facts))
     return result.size
 
