@@ -39,7 +39,8 @@ class Opening(Measured):
     """The store is opened anew, and nothing of it is known."""
 
     def call(self, name: str) -> None:
-        CALLS[name](self.open())
+        with self.open() as store:
+            CALLS[name](store)
 
 
 class Reloading(Measured):

@@ -1,11 +1,13 @@
 """`Store` itself: any kind of thing, mounting, changes and diffs, deleting, closing; and records found damaged."""
 
 import errno
+import gc
 import io
 import json
 import os
 import tarfile
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -319,3 +321,20 @@ def test_a_record_that_may_be_on_disk_and_its_layer_come_or_go_together(
     assert store.check().is_clean
     store.containers.create(image="i", names=["new"], mappings=ids)
     assert len(store.containers) == 2
+
+
+def test_closing_a_store_frees_its_records_at_once(open_store: Open) -> None:
+    """Not when the collector next comes by: whoever opens large stores in turns would hold several of them."""
+    gc.disable()
+    try:
+        store = open_store()
+        layer = store.layers.create()
+        assert len(store.images) == len(store.containers) == 0
+        with store.diff(layer.id) as stream:
+            tables = [weakref.ref(table) for table in store._engine._tables.values()]
+            store.close()
+            stream.read()
+        assert tables
+        assert [table() for table in tables] == [None] * len(tables)
+    finally:
+        gc.enable()

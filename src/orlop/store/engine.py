@@ -294,10 +294,12 @@ class Engine:
         return Tables(self, layers, images, containers, additional, graph_held)
 
     def close(self) -> None:
-        """Forget the locks, so that another store of this process may open them in another way."""
+        """Forget the locks, so that another store of this process may open them in another way; and the records."""
         locks = [lock for table in self._tables.values() for lock in table.locks]
         for lock in {self.graph_lock, self.userns_lock, *locks}:
             lock.forget()
+        # They know us as we know them: nothing else would free many megabytes before the collector comes by.
+        self._tables = {}
 
     def damage(self) -> tuple[str, ...]:
         """What was found damaged in the tables loaded so far; one sentence each."""
