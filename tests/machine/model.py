@@ -9,6 +9,7 @@ it, everything else is predicted.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from machine.making import Making
@@ -17,6 +18,15 @@ from machine.tables import KINDS, Table, digests, is_key, sha256, unique
 
 MAKING = ("layers.create", "layers.put", "images.create", "containers.create")
 NOT_ONE = {"layers": "NotALayer", "images": "NotAnImage", "containers": "NotAContainer"}
+
+
+@dataclass
+class Leaving:
+    """What goes together."""
+
+    containers: set[str] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
+    layers: list[str] = field(default_factory=list)
 
 
 class Model(Making):
@@ -188,26 +198,24 @@ class Model(Making):
         if kind == "containers":
             self._drop_container(id)
             return None
-        needing = self._needing(id)
+        needing = self._needing(id, Leaving())
         if needing:
             raise Refused(*needing)
-        self._drop_layer(id)
-        for images in self.own_images():
-            for image, document in list(images.documents.items()):
-                if id in document.get("mapped-layers", ()):
-                    images.change(
-                        image, mapped_layers=[each for each in document["mapped-layers"] if each != id]
-                    )
+        self._drop(Leaving(layers=[id]))
         return None
 
-    def _needing(self, layer: str) -> set[str]:
+    def _needing(self, layer: str, leaving: "Leaving") -> set[str]:
         wrong = set()
-        if any(d.get("parent") == layer for d in self.layers.documents.values()):
-            wrong.add("LayerHasChildren")
-        if any(d.get("layer") == layer for images in self.own_images() for d in images.documents.values()):
-            wrong.add("LayerUsedByImage")
-        if any(d["layer"] == layer for d in self.containers.documents.values()):
-            wrong.add("LayerUsedByContainer")
+        for id, document in self.layers.documents.items():
+            if document.get("parent") == layer and id not in leaving.layers:
+                wrong.add("LayerHasChildren")
+        for images in self.own_images():
+            for id, document in images.documents.items():
+                if document.get("layer") == layer and id not in leaving.images:
+                    wrong.add("LayerUsedByImage")
+        for id, document in self.containers.documents.items():
+            if document["layer"] == layer and id not in leaving.containers:
+                wrong.add("LayerUsedByContainer")
         return wrong
 
     def _images_dry_run(self, *, ref: str) -> list[str]:
@@ -215,45 +223,99 @@ class Model(Making):
 
     def _images_delete(self, ref: str, *, dry_run: bool) -> list[str]:
         """An image, wherever its id is ours, and the layers that nothing else needs: copies, top, ancestors."""
-        id = next((found for t in self.own_images() if (found := t.find(ref)) is not None), None)
+        id = self._own_image(ref)
         if id is None:
             raise Refused("NotAnImage")
         if any(box["image"] == id for box in self.containers.documents.values()):
             raise Refused("ImageUsedByContainer")
-        places = [table for table in self.own_images() if id in table]
-        needed: set[str] = set()
-        for table in self.own_images():
-            for other, document in table.documents.items():
-                if other != id:
-                    needed |= {document.get("layer", ""), *document.get("mapped-layers", ())}
-        going: list[str] = []
-        for image in [table[id] for table in places]:
-            for copy in image.get("mapped-layers", ()):
-                if copy not in going and self._may_go(copy, needed, going):
-                    going.append(copy)
-            at = image.get("layer")
-            while at and at not in going and self._may_go(at, needed, going):
-                going.append(at)
-                at = self.layers[at].get("parent")
+        going = self._layers_to_go(id, Leaving(images={id}))
         if not dry_run:
-            for table in places:
-                table.drop(id)
-            for layer in going:
-                self._drop_layer(layer)
+            self._drop(Leaving(images={id}, layers=going))
         return going
 
-    def _may_go(self, layer: str, needed: set[str], going: list[str]) -> bool:
-        boxes = self.containers
+    def _own_image(self, ref: str) -> str | None:
+        return next((found for t in self.own_images() if (found := t.find(ref)) is not None), None)
+
+    def _layers_to_go(self, image: str, leaving: "Leaving") -> list[str]:
+        going: list[str] = []
+        records = [table[image] for table in self.own_images() if image in table]
+        for record in records:
+            for copy in record.get("mapped-layers", ()):
+                if copy not in going and copy not in leaving.layers and self._may_go(copy, leaving, going):
+                    going.append(copy)
+        for record in records:
+            at = record.get("layer")
+            while at in self.layers and at not in going:
+                if at not in leaving.layers:
+                    if not self._may_go(at, leaving, going):
+                        break
+                    going.append(at)
+                at = self.layers[at].get("parent")
+        return going
+
+    def _may_go(self, layer: str, leaving: "Leaving", going: list[str]) -> bool:
+        boxes = {id: d for id, d in self.containers.documents.items() if id not in leaving.containers}
+        images = [d for t in self.own_images() for id, d in t.documents.items() if id not in leaving.images]
         children = {d["id"] for d in self.layers.documents.values() if d.get("parent") == layer}
         return (
             layer in self.layers
-            and layer not in needed
+            and not any(layer in (d.get("layer"), *d.get("mapped-layers", ())) for d in images)
             # The peers look for a container of that id or name as well, and so the layer stays.
-            and layer not in boxes
-            and boxes.owner(layer) is None
-            and not any(box["layer"] == layer for box in boxes.documents.values())
-            and children <= {*going}
+            and not any(layer in (id, d["layer"], *d.get("names", ())) for id, d in boxes.items())
+            and children <= {*going, *leaving.layers}
         )
+
+    def _plan_delete(self, *, refs: list[str]) -> list[tuple[str, str]]:
+        """Several at once, none of which needs the others then; everything that goes, sorted."""
+        leaving = Leaving()
+        wrong = set()
+        for ref in refs:
+            box, image, layer = self.containers.find(ref), self._own_image(ref), self.layers.find(ref)
+            if box is not None:
+                leaving.containers.add(box)
+            elif image is not None:
+                leaving.images.add(image)
+            elif layer is not None:
+                leaving.layers.append(layer)
+            else:
+                wrong.add("LayerUnknown")
+        asked = list(leaving.layers)
+        for box in leaving.containers:
+            if self.containers[box]["layer"] in self.layers:
+                leaving.layers.append(self.containers[box]["layer"])
+        for id, document in self.containers.documents.items():
+            if document["image"] in leaving.images and id not in leaving.containers:
+                wrong.add("ImageUsedByContainer")
+        for layer in asked:
+            wrong |= self._needing(layer, leaving)
+        if wrong:
+            raise Refused(*wrong)
+        for image in leaving.images:
+            leaving.layers += self._layers_to_go(image, leaving)
+        gone = [("container", id) for id in leaving.containers]
+        gone += [("image", id) for id in leaving.images] + [("layer", id) for id in {*leaving.layers}]
+        self._drop(leaving)
+        return sorted(gone)
+
+    def _drop(self, leaving: "Leaving") -> None:
+        for box in leaving.containers:
+            self.containers.drop(box)
+        for images in self.own_images():
+            for image in leaving.images & {*images.documents}:
+                images.drop(image)
+        for layer in {*leaving.layers}:
+            self._drop_layer(layer)
+        for images in self.own_images():
+            for image, document in list(images.documents.items()):
+                copies = document.get("mapped-layers", [])
+                if {*copies} & {*leaving.layers}:
+                    images.change(
+                        image, mapped_layers=[each for each in copies if each not in leaving.layers]
+                    )
+
+    def _gc(self) -> list[tuple[str, str]]:
+        """What was made has a record, and what was deleted is gone: there is no garbage."""
+        return []
 
     def _delete_anything(self, ref: str) -> None:
         box = self.containers.find(ref)
@@ -262,11 +324,9 @@ class Model(Making):
                 raise Refused("NotALayer")
             self._drop_container(box)
             return
-        image = next((found for t in self.own_images() if (found := t.find(ref)) is not None), None)
+        image = self._own_image(ref)
         if image is not None:
-            for images in self.own_images():
-                if image in images:
-                    images.drop(image)
+            self._drop(Leaving(images={image}))
             return
         layer = self.layers.find(ref)
         if layer is None:

@@ -94,7 +94,6 @@ DELETES = of_a_kind("delete", *KINDS, *KINDS, "any")
 ASKS = (
     of_a_kind("look", *KINDS, "any")
     | of_a_kind("has", *KINDS, "any")
-    | of_a_kind("data.keys", *KINDS)
     | of_a_kind("directory", "images", "containers")
     | op("diff", ref=refs("layers"))
     | op("images.dry_run", ref=refs("images"))
@@ -104,8 +103,10 @@ FINDS = op(
     what=st.sampled_from(["images.by_digest", "layers.by_diff_digest", "layers.by_compressed_digest"]),
     value=DIGEST,
 ) | op("by", what=st.sampled_from(["images.by_top_layer", "containers.by_layer"]), value=refs("layers"))
-# Reads an item, its size, its digest, each with a look of its own: not where somebody else is at work.
-READS = of_a_kind("data.get", *KINDS, key=KEY)
+# The reference is looked up first, then what it has is read: not where somebody else is at work.
+READS = of_a_kind("data.get", *KINDS, key=KEY) | of_a_kind("data.keys", *KINDS)
+# A plan is made, and carried out with the locks taken anew: nor these.
+PLANS = op("plan_delete", refs=st.lists(refs(*KINDS), min_size=1, max_size=3)) | op("gc")
 ENDS = op("wipe") | op("shutdown", force=st.booleans())
 AT_ONCE = makes(well=True) | RENAMES | CHANGES | MOUNTS | DELETES | ASKS | FINDS
 

@@ -65,12 +65,13 @@ class Places:
         return [table[id] for table in self.tables(kind) for id in table.order()]
 
     def is_whole(self) -> bool:
-        """True if every layer that something names is there."""
+        """True if every layer and image that something names is there."""
+        images = {document["id"] for document in self.listed("images")} | {""}
         layers = {document["id"] for document in self.listed("layers")} | {"", None}
         return (
             all(d.get("parent") in layers for d in self.listed("layers"))
             and all({d.get("layer"), *d.get("mapped-layers", ())} <= layers for d in self.listed("images"))
-            and all(d["layer"] in layers for d in self.listed("containers"))
+            and all(d["layer"] in layers and d["image"] in images for d in self.listed("containers"))
         )
 
     def give_names(self, table: Table, id: str, names: list[str]) -> list[str]:

@@ -137,6 +137,24 @@ class Verbs:
     def images_dry_run(self, *, ref: str) -> list[str]:
         return list(map(str, self._store.images.delete(ref, dry_run=True)))
 
+    def plan_delete(self, *, refs: list[str]) -> list[tuple[str, str]]:
+        return self._applied(self._store.plan_delete(*refs))
+
+    def gc(self) -> list[tuple[str, str]]:
+        return self._applied(self._store.plan_gc())
+
+    def _applied(self, plan: Any) -> list[tuple[str, str]]:
+        outcome = self._store.apply(plan)
+        assert outcome.failed == ()
+        assert [(step.kind, step.id) for step in outcome.done] == [
+            (step.kind, step.id) for step in plan.steps
+        ]
+        return sorted([(step.kind, step.id) for step in plan.steps])
+
+    def check(self) -> list[str]:
+        """What the check that users have finds."""
+        return [finding.text for finding in self._store.check().findings]
+
     def wipe(self) -> None:
         self._store.wipe()
 

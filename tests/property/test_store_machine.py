@@ -34,6 +34,7 @@ from machine.operations import (
     ENDS,
     FINDS,
     MOUNTS,
+    PLANS,
     READS,
     RENAMES,
     Nth,
@@ -121,6 +122,10 @@ class Stores(RuleBasedStateMachine):
     def delete(self, who: int, op: Op) -> None:
         self.step(who, op)
 
+    @rule(who=WHO, op=PLANS)
+    def plan(self, who: int, op: Op) -> None:
+        self.step(who, op)
+
     @rule(who=WHO, op=ASKS | READS)
     def ask(self, who: int, op: Op) -> None:
         self.step(who, op)
@@ -204,13 +209,20 @@ class Stores(RuleBasedStateMachine):
 
     def resolved(self, op: Op) -> Op:
         verb, given = op
-        given = {
-            key: value.ref(self.model) if isinstance(value, Nth) else value for key, value in given.items()
-        }
+        given = {key: self.named(value) for key, value in given.items()}
         if verb == "delete" and given["kind"] == "any" and self.is_of_a_container(given["ref"]):
             # Without asking, this would leave a container that has no layer; another may get one of its id.
             given["kind"] = "layers"
+        if given.get("template"):
+            # With another parent than its template's, a layer is not what its record says.
+            place = self.model.find("layers", given["template"])
+            given["parent"] = place[0][place[1]].get("parent") if place else None
         return verb, given
+
+    def named(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.named(each) for each in value]
+        return value.ref(self.model) if isinstance(value, Nth) else value
 
     def is_of_a_container(self, ref: str) -> bool:
         model = self.model
@@ -253,18 +265,24 @@ class Stores(RuleBasedStateMachine):
         try:
             if self.agreed:
                 self.reopen(0)
+                found = self.programs[0].do("check", {}).value if self.can_be_checked() else []
                 for program in self.programs:
                     program.close()
+                assert found == [], "\n".join(found)
                 self.check_directories()
-                if self.model.is_whole():
+                if self.can_be_checked():
                     self.check_files()
         finally:
             for program in self.programs:
                 program.close()
             shutil.rmtree(self.base)
 
+    def can_be_checked(self) -> bool:
+        """There is nothing to be found, as nothing is named that is not there."""
+        return self.model.is_whole()
+
     def check_files(self) -> None:
-        """Only for a store in which nothing is named that is not there."""
+        """Only for a store that can be checked."""
         invariants.hold(self.base / "graph", self.base / "run")
 
     def check_directories(self) -> None:
@@ -358,6 +376,12 @@ class Additional(OfTwoRoots):
     def options(self) -> dict[str, Any]:
         return {"driver_options": [f"vfs.imagestore={self.base / 'additional'}"]}
 
+    def can_be_checked(self) -> bool:
+        """Nor is there another layer of the id of one of theirs: where ids are digests, that would be the same."""
+        assert self.model.other is not None
+        theirs = self.model.other.layers.documents.keys()
+        return super().can_be_checked() and theirs.isdisjoint(self.model.layers.documents)
+
     def check_directories(self) -> None:
         super().check_directories()
         assert self.contents() == self.as_it_was
@@ -365,6 +389,7 @@ class Additional(OfTwoRoots):
 
 def rewrite(path: Path, records: list[dict[str, Any]]) -> None:
     new = path.with_name(path.name + ".new")
+    new.touch(0o600)
     new.write_text(json.dumps(records, indent=1, ensure_ascii=False))
     new.rename(path)
 
