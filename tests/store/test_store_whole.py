@@ -334,6 +334,7 @@ def test_closing_a_store_frees_its_records_at_once(open_store: Open) -> None:
             tables = [weakref.ref(table) for table in store._engine._tables.values()]
             store.close()
             stream.read()
+        del stream
         assert tables
         assert [table() for table in tables] == [None] * len(tables)
     finally:
