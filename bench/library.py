@@ -47,7 +47,8 @@ class Reloading(Measured):
     """Somebody else has changed one record."""
 
     def before(self) -> None:
-        self.open().layers.set_metadata(bigstore.LAYER.id, os.urandom(4).hex())
+        with self.open() as other:
+            other.layers.set_metadata(bigstore.LAYER.id, os.urandom(4).hex())
 
 
 def layer(store: orlop.Store) -> None:
