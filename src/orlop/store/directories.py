@@ -11,7 +11,7 @@ import os
 
 from orlop.formats.limits import DATA_ITEM_MAX
 from orlop.store.collection import Collection
-from orlop.store.tables import WRITE
+from orlop.store.tables import READ, WRITE
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -108,8 +108,13 @@ class Directories(Collection["T"]):
             os.close(top)
 
     def _directory(self, ref: str, *, run: bool) -> str:
-        path = os.path.join(self._engine.place(f"{self.noun}s", run=run), self[ref].id, "userdata")  # type: ignore[attr-defined]
-        files.make_dirs(path)
+        # The table is held, or a record that goes meanwhile would leave the directory behind.
+        with self._opening(READ) as tables:
+            found = self._find(tables, ref)
+            if found is None:
+                raise self._not_known(ref)
+            path = os.path.join(self._engine.place(f"{self.noun}s", run=run), found[1].id, "userdata")
+            files.make_dirs(path)
         return path
 
 
