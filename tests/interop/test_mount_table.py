@@ -77,6 +77,8 @@ def site(place: Path) -> Iterator[Site]:
         peers.containers_storage(place, driver="overlay"),
         place / "graph/overlay" / box.layer / "merged",
     )
+    with _open(place) as last:
+        last.layers.set_metadata(layer.id, "the next write")  # clears away what a killed program left
     invariants.hold(place / "graph", place / "run", "overlay")
     invariants.counted(place / "graph", place / "run")
     with _open(place) as last:

@@ -52,6 +52,8 @@ def test_lost_links_are_made_again(store: Story, loss: str) -> None:
         inside box
     """)
     assert "srv/mine" in answer.out
+    # Only who stands on a layer makes its name again, so what was on top has none until then.
+    store("store delete-container box")
 
 
 def test_that_links_were_lost_is_told_to_who_debugs(store: Story) -> None:

@@ -100,6 +100,7 @@ def test_one_name_may_be_that_of_a_layer_an_image_and_a_container(story: Story) 
         ! store exists -i same
         store layers
         store get-names same
+        store delete den
     """)
 
 
