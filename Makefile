@@ -50,10 +50,11 @@ format: $(DEV)  ## put the source into its format, mend what can be mended
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-bench: $(RUN)  ## orlop beside containers-storage, half an hour (N=repeats, ONLY="words of rows", DRIVER=overlay)
+bench: $(RUN)  ## orlop beside containers-storage, most of an hour (N=repeats, ONLY="words of rows", DRIVER=overlay)
 	@$(BIN)/python bench/run.py $(if $(N),--repeats $(N)) $(if $(ONLY),--only "$(ONLY)") $(if $(DRIVER),--driver $(DRIVER))
+	$(if $(ONLY)$(DRIVER),,$(BIN)/python bench/disk.py)
 
-bench-disk: $(RUN)  ## disk usage and deduplication of large stores, a few minutes and 3 GB
+bench-disk: $(RUN)  ## the end of that: check, usage, garbage and deduplication of large stores, a few minutes and 3 GB
 	@$(BIN)/python bench/disk.py
 
 deep-%: $(DEV)  ## a long suite by name, for example deep-crash (N=amount, SEED=where it begins)

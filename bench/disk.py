@@ -1,6 +1,8 @@
-"""How long it takes to find out where the disk went, and to share what is equal; prints a table.
+"""How long it takes to look a store over, to find out where the disk went, and to share what is equal.
 
     make bench-disk            every row; a few minutes, 3 GB below the directory for temporary files
+
+`make bench` ends with it.
 
 Stores are made on a new xfs on a loop device: 20,000 layers with ten reflinked files and a sparse one each, and 20
 layers of 5,000 files each, half of which have the same content. `du` does less: it counts shared blocks again for
@@ -11,8 +13,10 @@ compare with (containers-storage 1.43 has none), so it stands beside reading the
 import argparse
 import fcntl
 import hashlib
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +35,8 @@ LAYERS, SHARED = 20_000, 10
 TREES, FILES = 20, 5_000
 
 USAGE = "import sys, orlop\nwith orlop.open_store(*sys.argv[1:], 'vfs', durability='none') as store: store.usage()"
+CHECK = USAGE.replace("store.usage()", "assert not store.check(quick=True).findings")
+GARBAGE = USAGE.replace("store.usage()", "assert not store.plan_gc().steps")
 PLAN = USAGE.replace("usage()", "plan_dedup()")
 SHARE = USAGE.replace("usage()", "dedup()")
 
@@ -50,45 +56,42 @@ def xfs() -> Iterator[Path]:
             run.leave(point)
 
 
-def identity(number: int) -> str:
-    return hashlib.sha256(b"layer %d" % number).hexdigest()
-
-
-def records(count: int) -> str:
-    made = []
-    for number in range(count):
-        digest = hashlib.sha256(b"blob %d" % number).hexdigest()
-        parent = f'"parent":"{identity(number - 1)}",' if number % 20 else ""
-        made.append(
-            f'{{"id":"{identity(number)}","names":["layer-{number}"],{parent}"created":"2025-11-23T21:16:55.685075Z",'
-            f'"compressed-diff-digest":"sha256:{digest}","compressed-size":{number + 1000},'
-            f'"diff-digest":"sha256:{digest[::-1]}","diff-size":{number + 5000},"compression":2,'
-            '"uidset":[0,1000],"gidset":[0,1000]}'
-        )
-    return "[" + ",".join(made) + "]"
-
-
 def reflinked(base: Path) -> None:
-    """20,000 layers, written as records, each a handful of files that lie on the blocks of the first one's."""
-    with orlop.open_store(base / "graph", base / "run", "vfs", durability="none") as store:
-        store.layers.create(id="first")
-    home = base / "graph/vfs/dir"
+    """One layer that was imported, and 20,000 whose files lie on the blocks of the first one's."""
+    source, graph = base / "source", base / "graph"
+    source.mkdir()
     for number in range(SHARED):
-        (home / f"first/file{number}").write_bytes(os.urandom(8192))
-    originals = [os.open(home / f"first/file{number}", os.O_RDONLY) for number in range(SHARED)]
-    (base / "graph/vfs-layers/layers.json").write_text(records(LAYERS))
-    for layer in range(LAYERS):
-        directory = home / identity(layer)
-        directory.mkdir()
-        for number, original in enumerate(originals):
-            with (directory / f"file{number}").open("wb") as copy:
-                fcntl.ioctl(copy, FICLONE, original)
-        with (directory / "sparse").open("wb") as sparse:
-            sparse.truncate(1 << 30)
-            sparse.seek(1 << 20)
-            sparse.write(b"data")
-    for original in originals:
-        os.close(original)
+        (source / f"file{number}").write_bytes(os.urandom(8192))
+    with (source / "sparse").open("wb") as sparse:
+        sparse.truncate(1 << 30)
+        sparse.seek(1 << 20)
+        sparse.write(b"data")
+    blob = base / "blob.tar"
+    subprocess.run(["tar", "--format=posix", "-S", "-C", str(source), "-cf", str(blob), "."], check=True)
+    with orlop.open_store(graph, base / "run", "vfs", durability="none") as store, blob.open("rb") as tar:
+        first = store.layers.put(tar)
+    tables = graph / "vfs-layers"
+    (record,) = json.loads((tables / "layers.json").read_text())
+    split = tables / f"{first.id}.tar-split.gz"
+    records = [record]
+    for number in range(LAYERS):
+        id = hashlib.sha256(b"layer %d" % number).hexdigest()
+        parent = {"parent": records[-1]["id"]} if number % 20 else {}
+        records.append({**record, "id": id, "names": [f"layer-{number}"], **parent})
+        shutil.copy2(split, tables / f"{id}.tar-split.gz")
+        _clone(graph / "vfs/dir" / first.id, graph / "vfs/dir" / id)
+    (tables / "layers.json").write_text(json.dumps(records))
+    shutil.rmtree(source)
+    blob.unlink()
+
+
+def _clone(tree: Path, copy: Path) -> None:
+    copy.mkdir()
+    shutil.copystat(tree, copy)
+    for file in tree.iterdir():
+        with file.open("rb") as original, (copy / file.name).open("wb") as out:
+            fcntl.ioctl(out, FICLONE, original.fileno())
+        shutil.copystat(file, copy / file.name)
 
 
 def equal(base: Path) -> None:
@@ -142,6 +145,8 @@ def main() -> None:
         subprocess.run(["du", "-s", str(point)], check=True, stdout=subprocess.DEVNULL)
         row("du, 20,000 reflinked layers", ["du", "-s", str(many / "graph")])
         row("usage, 20,000 reflinked layers", python(USAGE, many))
+        row("quick check, 20,000 reflinked layers", python(CHECK, many))
+        row("plan_gc, 20,000 reflinked layers", python(GARBAGE, many))
         row("cat, 100,000 files", ["sh", "-c", f"find {few}/graph -type f -exec cat {{}} +"])
         row("plan_dedup, 100,000 files", python(PLAN, few))
         row("dedup, 100,000 files, half of them equal", python(SHARE, few))
