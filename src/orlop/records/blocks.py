@@ -146,12 +146,13 @@ class _Block:
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        self.timeout = table._timeout  # seconds to wait for each lock; None is for ever
         self._held: list[Any] = []
 
     def _take(self) -> None:
         try:
             for lock in self.table.locks:
-                block = getattr(lock, self._mode)(timeout=self.table._timeout)
+                block = getattr(lock, self._mode)(timeout=self.timeout)
                 block.__enter__()
                 self._held.append(block)
         except BaseException:

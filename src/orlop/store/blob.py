@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
 from orlop.errors import BadArchive
 from orlop.model.digest import Digest
 
@@ -21,6 +24,7 @@ class Blob:
     """
 
     __slots__ = (
+        "_given",
         "diff_digest",
         "digest",
         "progress",
@@ -51,6 +55,7 @@ class Blob:
                 raise ValueError(f"only sha256 digests are verified; found {wanted!r}")
         if not callable(getattr(source, "read", None)):
             raise TypeError(f"a blob is a file opened for reading; found {type(source).__name__}")
+        self._given = source
         self.source = source if progress is None else _Watched(source, progress)
         self.digest = digest
         self.diff_digest = diff_digest
@@ -58,6 +63,13 @@ class Blob:
         self.trusted_size = trusted_size
         self.trusted_diff_digest = trusted_diff_digest
         self.progress = progress
+
+    def may_wait_for_us(self) -> bool:
+        """Whether more of it may come only when a lock is released: a pipe, but not a file of a disk."""
+        try:
+            return not stat.S_ISREG(os.fstat(self._given.fileno()).st_mode)
+        except (AttributeError, OSError, ValueError):
+            return True
 
     def verify(self, facts: LayerFacts) -> None:
         """Refuse content that is not what the caller asked for (CVE-2014-8179: parsed is not verified)."""

@@ -6,13 +6,15 @@ from orlop.store.tables import WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
     from orlop.model.changes import Change
     from orlop.model.idmap import IDMappings
+    from orlop.model.layer import Layer
+    from orlop.model.staging import Differ, StagedOutput
     from orlop.store.engine import Engine
     from orlop.stream.pieces import PieceStream
 
@@ -123,14 +125,125 @@ class Contents:
             LayerUnknown, BadArchive, Unsafe.
         """
         from orlop.store import layering
+        from orlop.store.ahead import reading_ahead
         from orlop.store.blob import Blob
 
         engine = self._engine
-        with engine.open(layers=WRITE, additional=False) as tables:
+        source = Blob(blob)
+        with reading_ahead(source, engine.open(layers=WRITE, additional=False)) as tables:
             row = layering.require_layer(tables, layer)
             mappings = layering.mappings_of(row)
             volatile = row.home == engine.layers.volatile_home
-            return layering.fill(engine, tables, row, Blob(blob), mappings, volatile=volatile)
+            return layering.fill(engine, tables, row, source, mappings, volatile=volatile)
+
+    # --- content made ready beforehand --------------------------------------------------------------------
+
+    def prepare_staged_layer(
+        self,
+        differ: Differ,
+        *,
+        mappings: IDMappings | None = None,
+        host_uids: bool = False,
+        host_gids: bool = False,
+    ) -> StagedOutput:
+        """Let a differ make the files of a layer ready, before there is a layer (`spec/chunked.md` 19, 20).
+
+        No lock of a table is held meanwhile, so the differ may use the store. What it returns goes to
+        `apply_staged_layer`, or to `cleanup_staged_layer`. If the differ fails, nothing of it stays.
+
+        Args:
+            mappings, host_uids, host_gids: those that the layer will have; the store's own if not given.
+
+        Raises:
+            NotSupported: the driver cannot do it; overlay can.
+        """
+        from orlop.store import staging
+
+        return staging.prepare(self._engine, differ, mappings, host_uids=host_uids, host_gids=host_gids)
+
+    def apply_diff_with_differ(self, to: str, differ: Differ) -> StagedOutput:
+        """The older form of `prepare_staged_layer`; `to` has to be empty.
+
+        Raises:
+            NotSupported: it is not, or as there.
+        """
+        from orlop.store import staging
+
+        staging.refuse_target(to)
+        return self.prepare_staged_layer(differ)
+
+    def apply_staged_layer(
+        self,
+        output: StagedOutput,
+        *,
+        id: str,
+        parent: str | None = None,
+        names: Iterable[str] = (),
+        label: str = "",
+        writable: bool = False,
+        mappings: IDMappings | None = None,
+        host_uids: bool = False,
+        host_gids: bool = False,
+        metadata: str = "",
+        volatile: bool = False,
+        data: Mapping[str, bytes | BinaryIO] | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> Layer:
+        """Make a layer of what was made ready. All or nothing: after an error `output` is there for a second try, but
+        for its tar-split record, which is closed in any case.
+
+        If a layer has that id (or name), its content is replaced, and all arguments but `flags` go unused; one that
+        has the digest of the output keeps what it has, and the output is cleaned up.
+
+        Args:
+            id: of the new layer.
+            flags: merged into those of the record.
+            Others as for `layers.put`.
+
+        Raises:
+            As `layers.put`. StillMounted: the layer to be replaced is mounted. Conflict: `output` was applied or
+            cleaned up, or is another process's. InvalidMappings: it was made with other id maps. NotSupported: the
+            driver cannot do it, or the layer would lie on another file system.
+        """
+        from orlop.model.idmap import IDENTITY
+        from orlop.store import staging
+
+        return staging.apply(
+            self._engine,
+            output,
+            id,
+            flags or {},
+            parent=parent,
+            names=names,
+            label=label,
+            writable=writable,
+            mappings=mappings or IDENTITY,
+            host_uids=host_uids,
+            host_gids=host_gids,
+            metadata=metadata,
+            volatile=volatile,
+            data=data,
+        )
+
+    def cleanup_staged_layer(self, output: StagedOutput) -> None:
+        """Remove what was made ready and will not be applied. What is gone already is fine.
+
+        Raises:
+            Conflict: it is another process's. UnsafePath: it was not made by this store.
+        """
+        from orlop.store import staging
+
+        staging.clean_up(self._engine, output)
+
+    def differ_target(self, layer: str) -> str:
+        """The directory that holds the files of a layer, an absolute path.
+
+        Raises:
+            LayerUnknown: also if only an additional store has it. NotSupported: the driver keeps none.
+        """
+        from orlop.store import staging
+
+        return staging.differ_target(self._engine, layer)
 
     # --- the driver's own layers --------------------------------------------------------------------------
 

@@ -77,9 +77,12 @@ class Engine:
 
     # --- the driver -------------------------------------------------------------------------------------
 
-    def driver(self) -> Driver:
-        """The driver, as it is now. Takes `storage.lock` for a moment: hold no table when calling."""
-        with self.graph_lock.writing(timeout=self.options.lock_timeout):
+    def driver(self, *, at_once: bool = False) -> Driver:
+        """The driver, as it is now. Takes `storage.lock` for a moment: hold no table when calling.
+
+        `at_once`: LockTimeout if that is not free.
+        """
+        with self.graph_lock.writing(timeout=0 if at_once else self.options.lock_timeout):
             return self.driver_held()
 
     def driver_held(self) -> Driver:

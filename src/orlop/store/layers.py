@@ -114,6 +114,9 @@ class Layers(Collection[Layer]):
     ) -> Layer:
         """Make a layer and fill it from a tar, in any compression, read to its end. All or nothing.
 
+        While the store is locked by somebody else, what is no file of a disk is read on, and kept aside in the graph
+        root: it may be a pipe into which the owner of the lock writes.
+
         Args:
             blob: a readable binary file, pipe or anything with `read(n)`.
             digest, diff_digest: what blob and uncompressed tar have to be (sha256); verified.
@@ -159,36 +162,13 @@ class Layers(Collection[Layer]):
             progress(LayerStored(layer.id, layer.diff_size))
         return layer
 
-    def _make(
-        self,
-        blob: Blob | None,
-        *,
-        parent: str | None,
-        template: str | None = None,
-        mappings: IDMappings,
-        host_uids: bool,
-        host_gids: bool,
-        **wanted: Any,
-    ) -> Layer:
-        """Find what the arguments name, and make the layer; `wanted` are those of a draft."""
+    def _make(self, blob: Blob | None, **wanted: Any) -> Layer:
+        """Find what the arguments name, and make the layer; `wanted` are those of `layering.drafted`."""
         from orlop.store import layering
 
         engine = self._engine
         with emptied(engine) as rubbish, engine.open(layers=WRITE) as tables:
-            found = layering.find_parent(engine, tables, parent)
-            base = found[1] if found else None
-            draft = layering.Draft(
-                parent=base,
-                template=tables.layer(template)[1] if template else None,
-                mappings=layering.effective_mappings(
-                    engine,
-                    mappings,
-                    layering.mappings_of(base) if base else engine.options.mappings,
-                    host_uids=host_uids,
-                    host_gids=host_gids,
-                ),
-                **wanted,
-            )
+            draft = layering.drafted(engine, tables, **wanted)
             return layering.make_layer(engine, tables, rubbish, draft, blob)[0]
 
     # --- asking -------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class Tables:
         self._modes = (layers, images, containers)
         self._additional = additional
         self._graph_held = graph_held
+        self._at_once = False
         self._open: list[Reading | Writing | Looking] = []
         self.other_layers: list[View] = []
         self.other_images: list[View] = []
@@ -59,7 +60,7 @@ class Tables:
         try:
             if layers:
                 if layers == WRITE and not self._graph_held:
-                    engine.driver()
+                    engine.driver(at_once=self._at_once)
                 self.layers = self._take(engine.layers, layers)
                 self.other_layers = [self._take(table, READ) for table in others_of_layers]
             if images:
@@ -80,6 +81,14 @@ class Tables:
     ) -> None:
         self._leave(kind, error, trace)
 
+    def at_once(self) -> Tables:
+        """Enter the block if nothing has to be waited for; else LockTimeout, and the block may be tried again."""
+        self._at_once = True
+        try:
+            return self.__enter__()
+        finally:
+            self._at_once = False
+
     def close(self) -> None:
         """Leave the block; for those who keep it open longer than a `with` (a diff being read)."""
         self._leave(None, None, None)
@@ -96,6 +105,8 @@ class Tables:
             block = table.writing()
         else:
             block = table.reading(prepare)
+        if self._at_once:
+            block.timeout = 0
         opened = block.__enter__()
         self._open.append(block)
         return opened
