@@ -172,7 +172,7 @@ class PlanOutdated(Conflict):
 
 
 class LockTimeout(Conflict, TimeoutError):
-    """A lock was not free within `lock_timeout` seconds."""
+    """A lock was not free within `lock_timeout` seconds; or who wants it has it, and would wait for itself."""
 
     peer = "resource temporarily unavailable"
 

@@ -676,17 +676,18 @@ except KeyboardInterrupt:
 
 
 def test_the_only_thread_is_told_that_it_waits_for_itself(path: str) -> None:
-    """With an open diff stream this is easy to do, and for ever is a long time."""
+    """With an open diff stream this is easy to do, and for ever is a long time. The error is that of many threads."""
     printed = run(
         """
 import sys
+from orlop.errors import LockTimeout
 from orlop.system.locks import LockFile
 lock = LockFile.at(sys.argv[1])
 for held, wanted in ("rw", "wr", "ww"):
     lock.acquire(held)
     try:
         lock.acquire(wanted)
-    except RuntimeError as error:
+    except LockTimeout as error:
         print(sys.argv[1] in str(error), "wait for itself" in str(error), lock.held == held)
     lock.release()
 print(lock.held)

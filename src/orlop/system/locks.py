@@ -32,7 +32,7 @@ from itertools import count
 from orlop.errors import Conflict, LockTimeout, ReadOnly, UnsafePath
 from orlop.system import files
 from orlop.system.forks import close_noted, keep_in_child, open_noted
-from orlop.system.turns import Turns, left
+from orlop.system.turns import Turns, WaitsForItself, left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,15 +161,21 @@ class LockFile:
         return True
 
     def acquire(self, mode: Mode, timeout: float | None = None) -> None:
-        """Take the lock, for what must hold it longer than a block lasts. Any thread may `release` it."""
+        """Take the lock, for what must hold it longer than a block lasts. Any thread may `release` it.
+
+        Raises:
+            LockTimeout: it was not free in time; or, whatever the timeout, the only thread of the process has it.
+            ReadOnly.
+        """
         if mode == "w" and self.read_only:
             raise ReadOnly(f'lock "{self.path}" is open for reading only', path=self.path)
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             if not self._turns.take(mode, deadline, lambda: _tell(self.path, mode)):
                 raise self._timeout(mode, "another thread of this process")
-        except RuntimeError as error:
-            raise RuntimeError(f'lock "{self.path}": {error}') from error
+        except WaitsForItself:
+            # What more threads would find out by waiting, or never.
+            raise self._timeout(mode, "the only thread of this process, which would wait for itself,") from None
         try:
             self._take_file(mode, deadline)
         except BaseException:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Turn = tuple[Mode, _thread.LockType]
 
 
+class WaitsForItself(Exception):
+    """The only thread of this process is inside, and wants to wait until it is not."""
+
+
 class Turns:
     """Either any number of "r" or one "w" inside."""
 
@@ -37,7 +41,11 @@ class Turns:
         return self._mode
 
     def take(self, mode: Mode, deadline: float | None, on_wait: Callable[[], object]) -> bool:
-        """Get inside; False if the deadline passed first. `on_wait` is called before waiting."""
+        """Get inside; False if the deadline passed first. `on_wait` is called before waiting.
+
+        Raises:
+            WaitsForItself: at once, whatever the deadline.
+        """
         with self._mutex:
             if not self._queue and self._admits(mode):
                 self._admit(mode)
@@ -45,7 +53,7 @@ class Turns:
             if left(deadline) == 0:
                 return False
             if probe.single_threaded():
-                raise RuntimeError("the only thread of this process would wait for itself")
+                raise WaitsForItself
             turn = (mode, _thread.allocate_lock())
             turn[1].acquire()
             self._queue.append(turn)
