@@ -271,8 +271,12 @@ def compressed(stream: PieceStream, kind: int) -> PieceStream:
     check_output(kind)
     if kind == NONE:
         return stream
-    new_encoder = encoder(kind)
-    converted = Converted(lambda taken: _compress(taken, new_encoder), stream)
+    try:
+        new_encoder = encoder(kind)
+        converted = Converted(lambda taken: _compress(taken, new_encoder), stream)
+    except BaseException:
+        stream.close()  # nobody else would: with a diff, the layers would stay locked
+        raise
     return PieceStream(converted, on_close=(converted.stop, stream.close))
 
 

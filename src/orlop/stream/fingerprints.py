@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 
+from orlop.system import starting
 from orlop.system.extents import data_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from threading import Thread
     from types import TracebackType
     from typing import Self
 
@@ -85,14 +86,19 @@ def _blocks(fd: int, size: int) -> Iterator[bytes]:
 class Readers:
     """Reads files in threads, large ones, and small ones at once. A context manager; all is read when it is left.
 
-    `take(number, result)` is called in the caller's thread, with a key or an OSError.
+    `take(number, result)` is called in the caller's thread, with a key or an OSError. A thread that the system has
+    none to give for is done without.
     """
 
     def __init__(self, take: Callable[[int, int | OSError], object]) -> None:
+        from _queue import SimpleQueue
+
         self._take = take
-        self._threads = 0
-        self._pool: ThreadPoolExecutor | None = None
-        self._waiting: dict[Future[int], int] = {}
+        self._threads: list[Thread] = []
+        self._threads_max = min(2 * (os.cpu_count() or 1), _THREADS_MAX)
+        self._open: SimpleQueue[tuple[int, Key, int, int] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, int | BaseException]] = SimpleQueue()
+        self._waiting: dict[int, int | BaseException | None] = {}  # in the order of their reading
 
     def __enter__(self) -> Self:
         return self
@@ -100,35 +106,65 @@ class Readers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=error is not None)
-        if error is None:
-            self._collect(0)
+        try:
+            if error is None:
+                self._collect(0)
+        finally:
+            self._stop()
 
     def read(self, number: int, fd: int, size: int, key_of: Key) -> None:
         """Find the key of an open file. The descriptor is closed when that is done."""
-        if size <= _IN_LINE:
-            try:
-                self._take(number, _closing(key_of, fd, size))
-            except OSError as error:
-                self._take(number, error)
+        if size > _IN_LINE and self._has_thread():
+            self._waiting[number] = None
+            self._open.put((number, key_of, fd, size))
+            self._collect(_AHEAD * len(self._threads))
             return
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
+        try:
+            self._take(number, _closing(key_of, fd, size))
+        except OSError as error:
+            self._take(number, error)
 
-            self._threads = min(2 * (os.cpu_count() or 1), _THREADS_MAX)
-            self._pool = ThreadPoolExecutor(self._threads, "orlop-reader")
-        self._waiting[self._pool.submit(_closing, key_of, fd, size)] = number
-        self._collect(_AHEAD * self._threads)
+    def _has_thread(self) -> bool:
+        """Whether there is one, after starting another if all are busy."""
+        if len(self._threads) <= len(self._waiting) and len(self._threads) < self._threads_max:
+            try:
+                self._threads.append(starting.thread(self._run, "orlop-reader"))
+            except OSError:
+                self._threads_max = len(self._threads)
+        return bool(self._threads)
+
+    def _run(self) -> None:
+        while (file := self._open.get()) is not None:
+            number, key_of, fd, size = file
+            try:
+                self._done.put((number, _closing(key_of, fd, size)))
+            except BaseException as error:  # raised in the caller, whatever it is
+                self._done.put((number, error))
 
     def _collect(self, allowed: int) -> None:
         while len(self._waiting) > allowed:
             first = next(iter(self._waiting))
-            number = self._waiting.pop(first)
-            try:
-                self._take(number, first.result())
-            except OSError as error:
-                self._take(number, error)
+            while (result := self._waiting[first]) is None:
+                number, found = self._done.get()
+                self._waiting[number] = found
+            del self._waiting[first]
+            if not isinstance(result, int | OSError):
+                raise result
+            self._take(first, result)
+
+    def _stop(self) -> None:
+        """Close what no thread has begun with, and wait for the rest."""
+        from _queue import Empty
+
+        try:
+            while (file := self._open.get_nowait()) is not None:
+                os.close(file[2])
+        except Empty:
+            pass
+        for _ in self._threads:
+            self._open.put(None)
+        for thread in self._threads:
+            thread.join()
 
 
 def _closing(key_of: Key, fd: int, size: int) -> int:

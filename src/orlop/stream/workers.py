@@ -9,6 +9,8 @@ thread gone.
 
 from __future__ import annotations
 
+from orlop.system import starting
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,15 +23,14 @@ class Worker:
 
     def __init__(self, work: Callable[[bytes], object]) -> None:
         from _queue import SimpleQueue
-        from threading import Semaphore, Thread
+        from threading import Semaphore
 
         self._work = work
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._room = Semaphore(DEPTH)
         self._error: BaseException | None = None
         self._stopping = False
-        self._thread = Thread(target=self._run, name="orlop-worker", daemon=True)
-        self._thread.start()
+        self._thread = starting.thread(self._run, "orlop-worker")
 
     def put(self, block: bytes) -> None:
         self._room.acquire()
@@ -72,7 +73,7 @@ class Converted:
         self, convert: Callable[[Iterator[bytes]], Iterator[bytes]], blocks: Iterable[bytes]
     ) -> None:
         from _queue import SimpleQueue
-        from threading import Semaphore, Thread
+        from threading import Semaphore
 
         self._convert = convert
         self._blocks = iter(blocks)
@@ -81,8 +82,7 @@ class Converted:
         self._room = Semaphore(DEPTH)
         self._wanted = DEPTH // 2  # blocks to have ready for the converter
         self._fed = self._ended = self._stopping = False
-        self._thread = Thread(target=self._run, name="orlop-converter", daemon=True)
-        self._thread.start()
+        self._thread = starting.thread(self._run, "orlop-converter")
 
     def __iter__(self) -> Iterator[bytes]:
         return self

@@ -12,6 +12,7 @@ import os
 from orlop.errors import AccountUnknown, ConfigError
 from orlop.formats import passwd
 from orlop.formats.passwd import Account
+from orlop.system import starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,23 +70,18 @@ def _asked(database: str, who: str, path: str) -> Account:
     # A name that looks like a switch is one to getent, and nobody's name.
     if program is None or not who or who.startswith("-") or "\0" in who:
         raise AccountUnknown(f"no entry of the {database} database is called {who!r}", peer=unknown, ref=who)
-    import subprocess
+    from subprocess import DEVNULL, PIPE
 
-    done = subprocess.run(
-        [program, database, who],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={"LC_ALL": "C"},
-        check=False,
-    )
-    if done.returncode == 0:
-        entries = (passwd.users if database == "passwd" else passwd.groups)(done.stdout[:_OUTPUT_MAX])
+    argv = [program, database, who]
+    with starting.program(argv, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env={"LC_ALL": "C"}) as process:
+        output, _ = process.communicate()
+    if process.returncode == 0:
+        entries = (passwd.users if database == "passwd" else passwd.groups)(output[:_OUTPUT_MAX])
         for entry in entries:
             return entry
-    if done.returncode in (0, 2):
+    if process.returncode in (0, 2):
         raise AccountUnknown(f"{program} knows no {database} entry {who!r}", peer=unknown, ref=who)
-    text = _FAILURES.get(done.returncode, f"getent ended with status {done.returncode}")
+    text = _FAILURES.get(process.returncode, f"getent ended with status {process.returncode}")
     raise ConfigError(f"looking for {who!r} in the {database} database: {text}", peer=text, ref=who)
 
 

@@ -31,7 +31,7 @@ import os
 import sys
 from select import POLLIN, POLLOUT, poll
 
-from orlop.system import beneath, libc, probe, replies
+from orlop.system import beneath, libc, probe, replies, starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _fork(orders: int, answers: int, parents: tuple[int, int]) -> int:
     signals = __import__("_signal")
     blocked = signals.pthread_sigmask(signals.SIG_BLOCK, signals.valid_signals())
     try:
-        pid = os.fork()
+        pid = starting.fork("a worker process")
         if not pid:
             try:
                 # With the parent's ends still open here, the pipe of a parent killed right now would never close.
@@ -269,7 +269,10 @@ def _spawn(orders: int, answers: int, copies: list[int]) -> int:
     command = [sys.executable, *flags, "-c", _BOOT, str(orders), str(answers), *path]
     # Copied onto themselves: that is how posix_spawn lets a descriptor through to the new program.
     actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (orders, answers, *copies)]
-    return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsigmask=())
+    try:
+        return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsigmask=())
+    except OSError as error:
+        raise starting.refused(f"a worker process ({sys.executable})", error) from error
 
 
 # --- the worker's side --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import errno
 import os
 
 from orlop.errors import LimitExceeded
-from orlop.system import libc, mounts, newmount
+from orlop.system import libc, mounts, newmount, starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +130,10 @@ def _in_directory(directory: str, work: Callable[[], None]) -> None:
         finally:
             running.release()
 
-    _thread.start_new_thread(run, ())
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError as error:
+        raise starting.refused("a thread with a working directory of its own", error) from error
     while True:
         try:
             running.acquire()

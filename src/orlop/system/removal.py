@@ -15,7 +15,7 @@ import os
 import stat
 from itertools import islice
 
-from orlop.system import libc, mounts, probe
+from orlop.system import libc, mounts, probe, starting
 from orlop.system.descent import GONE, Descent
 
 TYPE_CHECKING = False
@@ -187,7 +187,10 @@ class _Helper:
         parent = os.getpid()
         blocked = signals.pthread_sigmask(signals.SIG_BLOCK, signals.valid_signals())
         try:
-            self.pid = os.fork()
+            try:
+                self.pid = starting.fork("a process that helps to remove a tree")
+            except OSError:
+                return  # there is none to be had: it takes longer
             if not self.pid:  # with all signals blocked: the handlers of the program are not for this process
                 try:
                     libc.die_with_parent(parent)

@@ -9,7 +9,7 @@ import errno
 import os
 
 from orlop.model.value import Value
-from orlop.system import libc, probe, subids
+from orlop.system import libc, probe, starting, subids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,9 +201,16 @@ class _Child:
         places = [""] if "/" in argv[0] else environ.get("PATH", os.defpath).split(":")
         programs = [os.path.join(place, argv[0]) for place in places]
         parent = os.getpid()
-        self._news, say = os.pipe()
-        hear, self._orders = os.pipe()
-        self.pid = os.fork()
+        ends: list[int] = []
+        try:
+            ends += os.pipe()
+            ends += os.pipe()
+            self._news, say, hear, self._orders = ends
+            self.pid = starting.fork(f"a process for {argv[0]}")
+        except OSError:
+            for fd in ends:
+                os.close(fd)
+            raise
         if not self.pid:
             try:
                 os.close(self._orders)

@@ -10,7 +10,7 @@ import errno
 import os
 
 from orlop.errors import NotSupported
-from orlop.system import files, mounts
+from orlop.system import files, mounts, starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,15 +102,14 @@ def run(
     Raises `OSError` with what it had to say, if it fails. Its messages go to a file, not to a pipe: what a program
     leaves running in the background may keep one open.
     """
-    import subprocess
+    from subprocess import DEVNULL, PIPE
 
     with open(os.memfd_create("messages"), "w+b", buffering=0) as messages:
-        with subprocess.Popen(
+        with starting.program(
             argv,
-            bufsize=0,
             cwd=directory,
-            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
-            stdout=subprocess.DEVNULL if output is None else output,
+            stdin=DEVNULL if text is None else PIPE,
+            stdout=DEVNULL if output is None else output,
             stderr=messages,
         ) as process:
             read_all = True
