@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from orlop.model.changes import Change
     from orlop.model.findings import Finding
     from orlop.model.idmap import IDMappings
+    from orlop.model.staging import DifferOptions
     from orlop.stream.pieces import PieceStream
     from orlop.stream.unpack import Unpacker
 
@@ -564,6 +565,46 @@ class SupportsLeftovers(abc.ABC):
         Raises:
             Conflict: it came into use meanwhile.
         """
+
+
+class SupportsStaging(abc.ABC):
+    """Drivers that take the files of a layer as a directory made ready beforehand (`spec/chunked.md` 19).
+
+        stage ──▶ (a differ fills the directory) ──▶ place_staged        under the lock of the layers
+                                                └─▶ drop_staged
+
+    `stage` needs no lock of the store. The directory has a lock of its own, which this process holds until one of the
+    other two; who finds it free, after this process died, removes the directory.
+    """
+
+    @abc.abstractmethod
+    def stage(self, mappings: IDMappings) -> tuple[str, DifferOptions]:
+        """Make an empty directory where the image layers lie; its absolute path, and how it is to be filled."""
+
+    @abc.abstractmethod
+    def place_staged(self, id: str, target: str, set_aside: SetAside, *, root_is_set: bool) -> None:
+        """Make the directory the content of a layer that `create` has made, in the place of what it holds.
+
+        `root_is_set`: owner and mode of the directory itself are meant as they are; else they become those that the
+        layer's root has.
+
+        Raises:
+            Conflict: this process does not hold the lock of the directory (any more).
+            NotSupported: the layer lies on another file system.
+        """
+
+    @abc.abstractmethod
+    def drop_staged(self, target: str) -> None:
+        """Remove the directory and what it holds. One that is gone already is fine.
+
+        Raises:
+            UnsafePath: it is no path that `stage` gives.
+            Conflict: another process holds its lock.
+        """
+
+    @abc.abstractmethod
+    def differ_target(self, id: str) -> str:
+        """The directory with the content of a layer, an absolute path."""
 
 
 class Option(Value):

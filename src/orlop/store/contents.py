@@ -189,10 +189,12 @@ class Contents:
         data: Mapping[str, bytes | BinaryIO] | None = None,
         flags: Mapping[str, Any] | None = None,
     ) -> Layer:
-        """Make a layer of what was made ready. All or nothing: after an error `output` is there for a second try, but
-        for its tar-split record, which is closed in any case.
+        """Make a layer of what was made ready: all or nothing.
 
-        If a layer has that id (or name), its content is replaced, and all arguments but `flags` go unused; one that
+        The tar-split record of `output` is closed in any case. After an error `output` is good for
+        `cleanup_staged_layer` only, which is the caller's to call.
+
+        If a layer has that id (or name), its content is replaced, and all arguments but `flags` go unused. One that
         has the digest of the output keeps what it has, and the output is cleaned up.
 
         Args:

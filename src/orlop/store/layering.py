@@ -160,6 +160,38 @@ def find_parent(engine: Engine, tables: Tables, ref: str | None) -> tuple[View, 
     return view, row
 
 
+def drafted(
+    engine: Engine,
+    tables: Tables,
+    *,
+    parent: str | None,
+    template: str | None = None,
+    mappings: IDMappings,
+    host_uids: bool,
+    host_gids: bool,
+    **wanted: Any,
+) -> Draft:
+    """The draft of a layer, with what the arguments name found in the tables; `wanted` are those of a draft.
+
+    Raises:
+        LayerUnknown, ParentIsContainer.
+    """
+    found = find_parent(engine, tables, parent)
+    base = found[1] if found else None
+    return Draft(
+        parent=base,
+        template=tables.layer(template)[1] if template else None,
+        mappings=effective_mappings(
+            engine,
+            mappings,
+            mappings_of(base) if base else engine.options.mappings,
+            host_uids=host_uids,
+            host_gids=host_gids,
+        ),
+        **wanted,
+    )
+
+
 def make_layer(
     engine: Engine,
     tables: Tables,
@@ -167,9 +199,11 @@ def make_layer(
     draft: Draft,
     blob: Blob | None = None,
     seal: Callable[[str], object] | None = None,
+    content: Callable[[Row], object] | None = None,
 ) -> tuple[Layer, int]:
     """Make a layer, filled from `blob` if one is given; the value and the bytes unpacked (-1 without a blob).
 
+    `content` fills it, durably, in another way: it is called with the row once the driver has made the layer.
     `seal` is called with the id once the layer is whole, before its flag goes: what is recorded there (a container)
     comes and goes with the layer. On any error nothing of it stays (`records/incomplete`).
     """
@@ -189,6 +223,8 @@ def make_layer(
             _copy_tar_split(engine, draft.template.id, id, tables, volatile=draft.volatile)
         if blob is not None:
             size = fill(engine, tables, row, blob, draft.mappings, volatile=draft.volatile)
+        elif content is not None:
+            content(row)
         else:
             engine.sync(id, volatile=draft.volatile)
         if seal is not None:

@@ -26,6 +26,15 @@ class OwnedLock:
         self._fd = fd
         _owned[fd] = self
 
+    def fileno(self) -> int:
+        """The descriptor that holds the lock, for a child process to keep it with; -1 once it is free."""
+        return self._fd
+
+    @property
+    def is_held(self) -> bool:
+        """False once it was closed, and in a child of the process that took it."""
+        return self._fd >= 0
+
     def close(self) -> None:
         """Free the lock; a second call does nothing."""
         if self._fd >= 0:

@@ -14,6 +14,7 @@ from orlop.drivers.api import (
     SupportsInspection,
     SupportsLeftovers,
     SupportsSharing,
+    SupportsStaging,
 )
 from orlop.drivers.naive import NaiveDiff, log_skipped
 from orlop.drivers.overlay import content, layout, links, opening, options, probe
@@ -30,12 +31,19 @@ if TYPE_CHECKING:
     from orlop.drivers.overlay.content import Content
     from orlop.model.changes import Change
     from orlop.model.idmap import IDMappings
+    from orlop.model.staging import DifferOptions
     from orlop.stream.pieces import PieceStream
     from orlop.stream.unpack import Unpacker
 
 
 class Overlay(
-    NaiveDiff, SupportsFiles, SupportsInspection, SupportsSharing, DependsOnLayers, SupportsLeftovers
+    NaiveDiff,
+    SupportsFiles,
+    SupportsInspection,
+    SupportsSharing,
+    DependsOnLayers,
+    SupportsLeftovers,
+    SupportsStaging,
 ):
     name = "overlay"
     reserved_ids = layout.RESERVED
@@ -124,6 +132,16 @@ class Overlay(
     def _directory(self, id: str) -> str:
         self.check_id(id)
         return self._layout.directory(id)
+
+    def _writable(self, id: str) -> str:
+        """The directory of a layer whose content may be filled or replaced."""
+        directory = self._directory(id)
+        if content.content_of(directory).is_blob:
+            raise NotSupported(
+                f"the layer at {directory} is an image of composefs, to which nothing can be written",
+                path=directory,
+            )
+        return directory
 
     def exists(self, id: str) -> bool:
         self.check_id(id)
@@ -252,12 +270,7 @@ class Overlay(
         label: str = "",
         keep_fds: Sequence[int] = (),
     ) -> Unpacker:
-        directory = self._directory(id)
-        if content.content_of(directory).is_blob:
-            raise NotSupported(
-                f"the layer at {directory} is an image of composefs, to which nothing can be written",
-                path=directory,
-            )
+        directory = self._writable(id)
         if not self._is_parent(directory, parent):
             return super().unpacking(id, parent, mappings=mappings, label=label, keep_fds=keep_fds)
         from orlop.drivers.overlay.diffing import UpperUnpacker
@@ -329,6 +342,45 @@ class Overlay(
         if not self._is_parent(directory, parent):
             return super().diff_size(id, parent, mappings, parent_mappings, label=label)
         return self._content_usage(directory)[0]
+
+    # --- content made ready beforehand ------------------------------------------------------------------------
+
+    def stage(self, mappings: IDMappings) -> tuple[str, DifferOptions]:
+        from orlop.drivers.overlay import staging
+        from orlop.model.staging import DifferOptions
+
+        force_mask = self._options.force_mask
+        target, lock = staging.prepare(
+            self._layout, owner=mappings.root() if mappings else (0, 0), force_mask=force_mask
+        )
+        return target, DifferOptions(
+            mappings,
+            ignore_chown_errors=self.ignore_chown_errors,
+            in_userns=self.options.rootless,
+            whiteouts=None if self._options.mount_program else self._mark,
+            force_mask=force_mask,
+            keep_fds=(lock.fileno(),),
+        )
+
+    def place_staged(self, id: str, target: str, set_aside: SetAside, *, root_is_set: bool) -> None:
+        from orlop.drivers.overlay import staging
+
+        directory = self._writable(id)
+        staging.place(
+            self._layout,
+            target,
+            directory,
+            set_aside,
+            settle_root=not root_is_set and self._options.force_mask is None,
+        )
+
+    def drop_staged(self, target: str) -> None:
+        from orlop.drivers.overlay import staging
+
+        staging.drop(self._layout, target)
+
+    def differ_target(self, id: str) -> str:
+        return f"{self._directory(id)}/diff"
 
     # --- owners -----------------------------------------------------------------------------------------------
 

@@ -29,13 +29,19 @@ if TYPE_CHECKING:
 
     from orlop.drivers.overlay.content import Content
 
+STAGING = "staging"
+"""Where content is made ready for layers that are not there yet (`staging`)."""
+
+STAGING_LOCK = "staging.lock"
+"""In each of its directories: held by who makes it ready."""
+
 TEMP_ROOT = "tempdirs"
 """Where layers lie that were set aside; not there unless something is."""
 
 RESERVED = frozenset(
     (
         "l",
-        "staging",
+        STAGING,
         TEMP_ROOT,
         "backingFsBlockDev",
         "backingFsBlockDev.tmp",

@@ -18,7 +18,7 @@ import stat
 
 from orlop.drivers.api import Leftover
 from orlop.drivers.overlay import links
-from orlop.drivers.overlay.layout import TEMP_ROOT
+from orlop.drivers.overlay.layout import STAGING, STAGING_LOCK, TEMP_ROOT
 from orlop.errors import Conflict, StorageError
 from orlop.system import files, mounts
 from orlop.system.ownlock import is_owned, own
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from orlop.drivers.api import SetAside
     from orlop.drivers.overlay.layout import Layout
-
-_STAGING = "staging"
-_LOCK = "staging.lock"
 
 
 def find(layout: Layout) -> list[Leftover]:
@@ -46,8 +43,8 @@ def drop(leftover: Leftover, set_aside: SetAside) -> None:
     """Take one away; see `SupportsLeftovers`."""
     path = leftover.path
     parent = os.path.dirname(path)
-    if os.path.basename(parent) == _STAGING:
-        lock = own(f"{path}/{_LOCK}")
+    if os.path.basename(parent) == STAGING:
+        lock = own(f"{path}/{STAGING_LOCK}")
         if lock is None:
             raise Conflict(f"{path} is in use by a partial pull", path=path)
         try:
@@ -83,7 +80,7 @@ def clear_staging(layout: Layout) -> bool:
     all_gone = True
     for home in layout.own:
         for found in _staging(home):
-            lock = None if found.keep else own(f"{found.path}/{_LOCK}")
+            lock = None if found.keep else own(f"{found.path}/{STAGING_LOCK}")
             if lock is None:
                 all_gone = False
                 continue
@@ -143,9 +140,9 @@ def _unfinished(home: str) -> Iterator[Leftover]:
 
 
 def _staging(home: str) -> Iterator[Leftover]:
-    for name in _listed(f"{home}/{_STAGING}"):
-        path = f"{home}/{_STAGING}/{name}"
-        lock = f"{path}/{_LOCK}"
+    for name in _listed(f"{home}/{STAGING}"):
+        path = f"{home}/{STAGING}/{name}"
+        lock = f"{path}/{STAGING_LOCK}"
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             yield Leftover("file", path, "it is no directory of a partial pull", keep=True)
         elif not os.path.lexists(lock):
