@@ -178,6 +178,8 @@ def _plain(scene: Scene, base: Path, driver: str) -> None:
         )
         store.containers.write_file("box", "notes/first", b"old")
         store.images.write_file("spare", "note", b"of the image")
+        store.images.write_file("spare", "passing", b"of the image", run=True)
+        store.containers.write_file("box", "passing", b"old", run=True)
 
 
 def _nothing(scene: Scene, base: Path, driver: str) -> None:
@@ -197,6 +199,8 @@ def _additional(scene: Scene, base: Path, driver: str) -> None:
         )
         store.shutdown()
     _plain(scene, base, driver)
+    with scene.opened(base, driver) as store:
+        store.images.write_file("foreign", "note", b"about a foreign image")
 
 
 def _split(scene: Scene, base: Path, driver: str) -> None:

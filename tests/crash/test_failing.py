@@ -52,6 +52,14 @@ def test_a_call_that_fails_leaves_the_old_state_or_the_new(cases: Cases, operati
     _fail(case, case.sample(case.calls, QUICK, "fail"))
 
 
+def test_a_thread_that_cannot_be_started_is_an_error_like_others(cases: Cases) -> None:
+    """It is a RuntimeError of Python's, if nobody sees to that."""
+    case = cases.case("put", "vfs")
+    threads = [point for point in case.calls if point.call in ("clone", "clone3")]
+    assert threads
+    _fail(case, threads)
+
+
 @pytest.mark.deep
 @pytest.mark.parametrize(("operation", "driver"), ALL)
 def test_deep_every_call_that_can_fail(cases: Cases, operation: str, driver: str) -> None:

@@ -1,5 +1,6 @@
 """A split store: images and their layers lie in a second root; those of the graph root are ours as well."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,75 @@ def test_what_is_made_beside_an_image_of_the_graph_root_lies_where_it_belongs(pl
     store.images.delete("image")
     assert not (place / "graph/vfs-images/image").exists()
     assert not list(place.rglob(f"*{layer.id}*"))
+
+
+# --- a deletion that nobody finished ------------------------------------------------------------------------
+
+ID = "0d" * 32
+
+
+@pytest.fixture
+def begun(place: Path) -> Path:
+    """The directory of an image in the graph root. A note says that its record, of either root, was to go."""
+    with orlop.open_store(place / "graph", place / "run", "vfs", durability="none") as plain:
+        plain.images.create(id=ID, names=["old"], data={"manifest": b"{}"})
+        plain.images.write_file("old", "file", b"of a caller")
+        plain.images.write_file("old", "file", b"of a caller", run=True)
+    with split(place) as store:
+        store.images.create(names=["other"])
+    (place / "images/vfs-images/.tmp-set-1").write_text(f'{{"ids":["{ID}"]}}')
+    return place / "graph/vfs-images" / ID
+
+
+def write(place: Path) -> tuple[str, ...]:
+    """Any change of the images; what is damaged then."""
+    with split(place) as store:
+        store.images.set_metadata("other", "x")
+        return store.damage()
+
+
+def directories(place: Path) -> list[str]:
+    return [str(path.relative_to(place)) for path in place.rglob(ID)]
+
+
+def test_the_next_write_removes_what_an_image_had_in_the_graph_root(place: Path, begun: Path) -> None:
+    (place / "graph/vfs-images/images.json").write_text("[]")
+    assert write(place) == ()
+    assert directories(place) == []
+
+
+def test_an_image_that_the_graph_root_still_has_keeps_its_files(place: Path, begun: Path) -> None:
+    assert write(place) == ()
+    assert (begun / "userdata/file").exists()
+    assert (begun / "manifest").exists()
+    with split(place) as store:
+        assert store.images.read_file("old", "file", run=True) == b"of a caller"
+
+
+@pytest.mark.parametrize("content", ["", "[", f'[{{"id":"{ID}","created":5}}]'])
+def test_beside_a_damaged_table_of_the_graph_root_nothing_is_removed(
+    place: Path, begun: Path, content: str
+) -> None:
+    """Nobody knows whether it has the image. Once it is there again, the deletion is finished."""
+    table = place / "graph/vfs-images/images.json"
+    table.write_text(content)
+    with contextlib.suppress(errors.BadRecords):
+        write(place)
+    assert (begun / "userdata/file").exists()
+    assert (begun / "manifest").exists()
+
+
+def test_a_deletion_is_finished_when_the_table_of_the_graph_root_is_there_again(
+    place: Path, begun: Path
+) -> None:
+    table = place / "graph/vfs-images/images.json"
+    table.unlink()
+    with contextlib.suppress(errors.BadRecords):
+        write(place)
+    assert (begun / "manifest").exists()
+    table.write_text("[]")
+    assert write(place) == ()
+    assert directories(place) == []
 
 
 def test_one_root_for_both_is_refused(place: Path) -> None:

@@ -1474,6 +1474,26 @@ def test_the_data_of_an_image_that_was_never_recorded_goes(at: Place) -> None:
     assert os.listdir(at.graph / "vfs-images") == ["images.lock"]
 
 
+def test_the_files_of_callers_stay_where_the_copy_of_an_image_did_not_come_about(at: Place) -> None:
+    """An image of an additional store has its own in our root before it is copied, and after."""
+    note(at, json.dumps({"id": ID}).encode())
+    at.put(f"vfs-images/{ID}/manifest", b"{}")
+    kept = at.put(f"vfs-images/{ID}/userdata/file", b"")
+    with at.images().writing():
+        pass
+    assert kept.exists()
+    assert os.listdir(at.graph / "vfs-images" / ID) == ["userdata"]
+
+
+def test_the_removal_of_an_image_is_finished_with_the_files_of_its_callers(at: Place) -> None:
+    at.put(IMAGES, text(doc("a")))
+    note(at, json.dumps({"ids": ["a", ID]}).encode())
+    places = [at.put(f"vfs-images/{id}/userdata/file", b"") for id in ("a", ID)]
+    with at.images().writing():
+        pass
+    assert [place.exists() for place in places] == [True, False]
+
+
 def test_a_record_follows_the_item_that_was_replaced_last(at: Place) -> None:
     at.put(IMAGES, text(doc("a", big_data_names=["k"], big_data_sizes={"k": 3}, big_data_digests={"k": SHA})))
     note(at, json.dumps({"id": "a", "key": "k"}).encode())

@@ -208,7 +208,7 @@ class _Making(_Note):
         super().__exit__(kind, error, trace)
         if error is not None and self._table.find_by_id(self._id) is None:
             try:
-                files.remove_tree(self._directory)
+                _unmake(self._directory)
                 self._end()
             except OSError as second:
                 error.add_note(
@@ -236,7 +236,13 @@ def directories(directory: str) -> list[str]:
 def mend(table: Table, editor: Editor, names: list[str]) -> None:
     """Finish, or undo, what notes of dead processes name. The exclusive lock is held; the caller saves."""
     for id, key, what in _read_notes(table.directory, names):
-        _mend(table, editor, id, key, what)
+        if editor.rows.by_id(id) is not None:
+            _mend(table, editor, id, key, what)
+        elif table.doubted(id) is None:
+            if what.get("ids"):
+                table.finish_removal(id)
+            else:
+                _unmake(os.path.join(table.directory, id))
 
 
 def _read_notes(directory: str, names: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -255,13 +261,25 @@ def _read_notes(directory: str, names: list[str]) -> Iterator[tuple[str, str, di
             yield id, key, what
 
 
+def _unmake(directory: str) -> None:
+    """Remove the items of a record that did not come; not its callers' own files, which may have been there before.
+
+    Those of an image in an additional store lie in our root, and are there while we make a copy of it.
+    """
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name != _RESERVED:
+            files.remove_tree(os.path.join(directory, name))
+    if _RESERVED not in names:
+        os.rmdir(directory)
+
+
 def _mend(table: Table, editor: Editor, id: str, key: str, what: Mapping[str, Any]) -> None:
     row = editor.rows.by_id(id)
-    if row is None:
-        if table.doubted(id) is None:
-            files.remove_tree(os.path.join(table.directory, id))
-        return
-    if not key:
+    if row is None or not key:
         return
     items = Items(table, durable=True)
     try:

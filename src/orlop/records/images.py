@@ -9,6 +9,7 @@ from orlop.model.digest import Digest
 from orlop.model.image import Image
 from orlop.records import bigdata
 from orlop.records.table import Table, TableFile
+from orlop.system import files
 from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
 
 
 class ImageTable(Table):
-    """Images of one root. `run_directory` is where callers' files that go with the next boot lie."""
+    """Images of one root. `run_directory` is where callers' files that go with the next boot lie.
+
+    `older` is the table of a split store's graph root, where callers' files lie, too. Its lock comes after ours.
+    """
 
     def __init__(
         self,
         directory: str,
         *,
         run_directory: str | None = None,
+        older: ImageTable | None = None,
         read_only: bool = False,
         durable: bool = True,
         lock_timeout: float | None = None,
@@ -42,9 +47,22 @@ class ImageTable(Table):
             lock_timeout=lock_timeout,
         )
         self._run_directory = run_directory
+        self._older = older
 
     def _swept(self) -> set[str]:
         return super()._swept() | ({self._run_directory} if self._run_directory else set())
+
+    def finish_removal(self, id: str) -> None:
+        """Also in the run root, and in the graph root of a split store if no image there has the id."""
+        super().finish_removal(id)
+        if self._older is not None:
+            with self._older.looking() as older:
+                self._older.require_trust()
+                if older.rows.by_id(id) is not None or self._older.doubted(id) is not None:
+                    return
+                self._older.finish_removal(id)
+        if self._run_directory is not None:
+            files.remove_tree(os.path.join(self._run_directory, id))
 
     def _accept(self, document: Document) -> Document:
         return with_digest(document)

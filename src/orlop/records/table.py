@@ -201,6 +201,10 @@ class Table:
             for name in sorted(_temporaries(directory))
         ]
 
+    def finish_removal(self, id: str) -> None:
+        """Remove what lies beside a record that is gone; whoever took that away did not come to it."""
+        files.remove_tree(os.path.join(self.directory, id))
+
     # --- for subclasses ---------------------------------------------------------------------------------
 
     def _accept(self, document: Document) -> Document:

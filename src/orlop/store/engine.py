@@ -198,6 +198,7 @@ class Engine:
         return ImageTable(
             self.place("images", root=self.options.image_store),
             run_directory=self.place("images", run=True),
+            older=self._images_of_graph_root() if self.options.image_store else None,
             durable=self.options.durable,
             lock_timeout=self.options.lock_timeout,
         )
@@ -248,18 +249,7 @@ class Engine:
         """Image tables besides the primary one: that of a split store's graph root, ours too, then foreign ones."""
         from orlop.records.images import ImageTable
 
-        tables = []
-        if self.options.image_store:
-            tables.append(
-                self._kept(
-                    "images of the graph root",
-                    lambda: ImageTable(
-                        self.place("images"),
-                        durable=self.options.durable,
-                        lock_timeout=self.options.lock_timeout,
-                    ),
-                )
-            )
+        tables = [self._images_of_graph_root()] if self.options.image_store else []
         tables += [
             self._kept(
                 f"images of {place}",
@@ -268,6 +258,18 @@ class Engine:
             for place in (self._additional_places("images") if foreign else ())
         ]
         return tables
+
+    def _images_of_graph_root(self) -> ImageTable:
+        """Those of a split store from before it was split."""
+        from orlop.records.images import ImageTable
+
+        table: ImageTable = self._kept(
+            "images of the graph root",
+            lambda: ImageTable(
+                self.place("images"), durable=self.options.durable, lock_timeout=self.options.lock_timeout
+            ),
+        )
+        return table
 
     def _additional_places(self, kind: str) -> list[str]:
         """The directories of that kind that the additional stores have now. None is made: a typo is no store."""
