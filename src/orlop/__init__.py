@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from orlop.model.image import Image
     from orlop.model.layer import Layer
     from orlop.model.options import StoreOptions
+    from orlop.model.staging import Differ, DifferOptions, StagedOutput
     from orlop.store.opening import open_store
     from orlop.store.store import Store
     from orlop.version import __version__
@@ -47,6 +48,8 @@ _HOMES = {
     "Conflict": "orlop.errors",
     "Container": "orlop.model.container",
     "Damaged": "orlop.errors",
+    "Differ": "orlop.model.staging",
+    "DifferOptions": "orlop.model.staging",
     "Digest": "orlop.model.digest",
     "Driver": "orlop.drivers.api",
     "Finding": "orlop.model.findings",
@@ -58,6 +61,7 @@ _HOMES = {
     "NotFound": "orlop.errors",
     "NotSupported": "orlop.errors",
     "ReadOnly": "orlop.errors",
+    "StagedOutput": "orlop.model.staging",
     "StorageError": "orlop.errors",
     "Store": "orlop.store.store",
     "StoreOptions": "orlop.model.options",
@@ -76,6 +80,8 @@ __all__ = [
     "Conflict",
     "Container",
     "Damaged",
+    "Differ",
+    "DifferOptions",
     "Digest",
     "Driver",
     "Finding",
@@ -87,6 +93,7 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "ReadOnly",
+    "StagedOutput",
     "StorageError",
     "Store",
     "StoreOptions",

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import orlop
+from differs import TarDiffer
 from interface import Disk, row
 from orlop import errors
 from orlop.model.idmap import IDMap, IDMappings
+from orlop.model.staging import StagedOutput
 from tarballs import tar
 
 MAPS = IDMappings((IDMap(0, 200000, 65536),), (IDMap(0, 200000, 65536),))
@@ -293,3 +295,80 @@ def test_deleting_a_mapped_copy_takes_it_off_its_image(owning: orlop.Store, plac
     owning.containers.delete(box.id)
     owning.layers.delete(copy)
     assert owning.images[image.id].mapped_layers == ()
+
+
+def _refuses_staging(store: orlop.Store, layer: str) -> None:
+    """What the other drivers say; nothing of it stays."""
+    output = StagedOutput("/nowhere")
+    for call in (
+        lambda: store.prepare_staged_layer(TarDiffer(tar("a"))),
+        lambda: store.apply_diff_with_differ("", TarDiffer(tar("a"))),
+        lambda: store.apply_staged_layer(output, id="made"),
+        lambda: store.cleanup_staged_layer(output),
+        lambda: store.differ_target(layer),
+    ):
+        with pytest.raises(errors.NotSupported) as refused:
+            call()
+        assert refused.value.peer == "not supported"
+    assert "made" not in store.layers
+
+
+@row("PrepareStagedLayer", "ApplyStagedLayer", "CleanupStagedLayer", "DifferTarget", "ApplyDiffWithDiffer")
+def test_files_made_ready_become_a_layer(store: orlop.Store, other: orlop.Store, disk: Disk) -> None:
+    base = store.layers.put(tar("etc/"))
+    if disk.driver != "overlay":
+        _refuses_staging(store, base.id)
+        return
+    blob = tar("etc/", ("etc/a", b"abc"))
+    toc = "sha256:" + "7" * 64
+    differ = TarDiffer(blob, toc_digest=toc, data={"toc": b"{}"}, metadata="of the differ", uids=(0, 5))
+    output = store.prepare_staged_layer(differ)
+    assert Path(output.target, "etc/a").read_bytes() == b"abc"
+    assert output.target == differ.target
+    assert len(other.layers) == 1
+
+    layer = store.apply_staged_layer(
+        output,
+        id="made",
+        parent=base.id[:12],
+        names=["one"],
+        data={"mine": b"1"},
+        flags={"expected-layer-diffid": "x"},
+    )
+    record = disk.record("layers", "made")
+    assert record is not None
+    record.pop("created")
+    assert record == {
+        "id": "made",
+        "names": ["one"],
+        "parent": base.id,
+        "metadata": "of the differ",
+        "diff-digest": "sha256:" + hashlib.sha256(blob.getvalue()).hexdigest(),
+        "diff-size": len(blob.getvalue()),
+        "toc-digest": toc,
+        "uidset": [0, 5],
+        "gidset": [0],
+        "big-data-names": ["mine", "toc"],
+        "flags": {"expected-layer-diffid": "x"},
+    }
+    assert other.layers["made"] == layer
+    assert other.layers.by_toc_digest(toc) == [layer]
+    assert other.layers.data("made")["toc"] == b"{}"
+    with other.diff("made") as stream:
+        assert stream.read() == blob.getvalue()
+    with other.mounted("made") as root:
+        assert (root / "etc/a").read_bytes() == b"abc"
+    assert other.differ_target("one") == str(disk.place / "graph/overlay/made/diff")
+    with pytest.raises(errors.LayerUnknown) as unknown:
+        store.differ_target("nobody")
+    assert unknown.value.peer == UNKNOWN
+
+    unwanted = store.apply_diff_with_differ("", TarDiffer(tar("b")))
+    with pytest.raises(errors.NotSupported) as refused:
+        store.apply_diff_with_differ("made", TarDiffer(tar("b")))
+    assert refused.value.peer == "ApplyDiffWithDiffer does not support non-empty 'layer' parameter"
+    store.cleanup_staged_layer(unwanted)
+    store.cleanup_staged_layer(unwanted)  # what is gone is fine
+    with pytest.raises(errors.UnsafePath):
+        store.cleanup_staged_layer(StagedOutput(""))
+    assert list((disk.place / "graph/overlay/staging").iterdir()) == []

@@ -272,7 +272,7 @@ def test_a_layer_on_another_file_system_says_so(
         target, _ = split.stage(IDENTITY)
         assert target.startswith(f"{images}/overlay/staging/")
         split.create("box", None, writable=True)
-        with pytest.raises(NotSupported, match="another file system"):
+        with pytest.raises(NotSupported, match="another mount"):
             split.place_staged("box", target, set_aside, root_is_set=False)
         split.create("layer", None, writable=False)
         split.place_staged("layer", target, set_aside, root_is_set=False)

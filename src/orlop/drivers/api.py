@@ -590,7 +590,7 @@ class SupportsStaging(abc.ABC):
 
         Raises:
             Conflict: this process does not hold the lock of the directory (any more).
-            NotSupported: the layer lies on another file system.
+            NotSupported: the layer lies on another file system or mount.
         """
 
     @abc.abstractmethod

@@ -90,8 +90,8 @@ def place(layout: Layout, target: str, layer: str, set_aside: SetAside, *, settl
     except OSError as error:
         if error.errno == errno.EXDEV:
             raise NotSupported(
-                f"the layer at {layer} lies on another file system than {target}: only layers of images can take "
-                "over a directory of a split store",
+                f"the layer at {layer} lies on another mount than {target}: of a split store only layers of images, "
+                "which are not writable, take over what was made ready",
                 path=layer,
             ) from error
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
