@@ -175,7 +175,9 @@ class LockFile:
                 raise self._timeout(mode, "another thread of this process")
         except WaitsForItself:
             # What more threads would find out by waiting, or never.
-            raise self._timeout(mode, "the only thread of this process, which would wait for itself,") from None
+            raise self._timeout(
+                mode, "the only thread of this process, which would wait for itself,"
+            ) from None
         try:
             self._take_file(mode, deadline)
         except BaseException:
