@@ -136,6 +136,26 @@ def test_mapped_and_re_owned_layers(store: orlop.Store, owning: orlop.Store) -> 
         assert told(each.check()) == []
 
 
+def test_files_of_which_only_the_owner_was_copied_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `metacopy=on` what they hold is found further below, and is compared there."""
+    peers.need_root()
+    monkeypatch.setenv("_CONTAINERS_OVERLAY_DISABLE_IDMAP", "yes")
+    site = Site(place / "store", "overlay", ("overlay.mountopt=metacopy=on",))
+    with site.open() as store:
+        layer = store.layers.put(io.BytesIO(damaged.BASE), id="plain")
+        image = store.images.create(layer=layer.id)
+        box = store.containers.create(image=image.id, mappings=SHIFTED)
+        (copy,) = store.images[image.id].mapped_layers
+        hollow = site.tree(copy).with_name("diff1") / "usr/large"
+        assert os.getxattr(hollow, "trusted.overlay.metacopy") is not None, "the kernel copied all of it"
+        with store.mounted(box.id) as root:
+            assert (root / "usr/large").read_bytes() == damaged.LARGE
+        assert told(store.check()) == []
+        (site.tree("plain") / "usr/large").write_bytes(b"x" * len(damaged.LARGE))
+        found = {(finding.id, finding.code) for finding in store.check().findings}
+        assert ("plain", "content-changed") in found
+
+
 def test_templates(store: orlop.Store) -> None:
     base = fill(store, "base", [damaged.BASE])
     top = store.layers.put(io.BytesIO(damaged.CHILD), parent=base)

@@ -479,6 +479,12 @@ class LayerTree(Value):
     ) -> None:
         self._fill(tuple(directories), whole, alone, force_mask, mark)
 
+    def files(self) -> LayerFiles:
+        """All files there by name, to be closed; what is in them, wherever that lies. OSError as `SupportsFiles`."""
+        from orlop.drivers.layerfiles import DirectoryFiles, older_files
+
+        return DirectoryFiles(self.directories if self.alone else map(older_files, self.directories))
+
 
 class Inspector(abc.ABC):
     """Looks at what a driver keeps, changing nothing. One for each check: it remembers what it saw.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _READ_AT_ONCE = _READ | os.O_NOFOLLOW | os.O_NONBLOCK
+_METACOPY = "trusted.overlay.metacopy"
 _NOT_HERE = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -66,6 +67,34 @@ class DirectoryFiles(LayerFiles):
                     raise
                 first = first or error
         raise first or ValueError("the files of this layer were closed")
+
+
+def older_files(directory: str) -> Callable[[], LayerFiles]:
+    """A place for `DirectoryFiles` in which files may have been re-owned: see `OlderFiles`."""
+    return lambda: OlderFiles(directory)
+
+
+class OlderFiles(LayerFiles):
+    """The files of older content by name, but for those that have no data: with `metacopy=on` just their owners were
+    copied up, and what is in them is further below."""
+
+    def __init__(self, directory: str) -> None:
+        self._files = DirectoryFiles([directory])
+
+    def close(self) -> None:
+        self._files.close()
+
+    def open(self, name: bytes) -> int:
+        fd = self._files.open(name)
+        try:
+            os.getxattr(fd, _METACOPY)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.ENOTSUP):
+                return fd
+            os.close(fd)
+            raise
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "the file's data are further below", os.fsdecode(name))
 
 
 def _opened(place: str | Callable[[], LayerFiles]) -> LayerFiles:

@@ -437,11 +437,10 @@ def _files_of(piece: Content) -> str | Callable[[], LayerFiles]:
 
         return BlobFiles(piece)
 
-    def of_older() -> LayerFiles:
-        from orlop.drivers.overlay.reown import OlderFiles
-
-        return OlderFiles(piece.directory)
-
     if piece.is_blob:
         return of_image
-    return of_older if piece.is_older else piece.directory
+    if piece.is_older:
+        from orlop.drivers.layerfiles import older_files
+
+        return older_files(piece.directory)
+    return piece.directory

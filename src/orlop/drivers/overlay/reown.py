@@ -7,14 +7,10 @@ re-owned does not look like a change.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
-from orlop.drivers.api import LayerFiles
 from orlop.drivers.overlay import content
-
-_METACOPY = "trusted.overlay.metacopy"
 
 
 def rotate(directory: str, owner: tuple[int, int], force_mask: int | None) -> None:
@@ -31,28 +27,3 @@ def rotate(directory: str, owner: tuple[int, int], force_mask: int | None) -> No
     os.chown(f"{directory}/work", *owner, follow_symlinks=False)
     os.chmod(f"{directory}/work", 0o555)
     content.make(f"{directory}/diff", mode, owner, force_mask)
-
-
-class OlderFiles(LayerFiles):
-    """The files of older content by name, but for those that have no data: with `metacopy=on` just their owners were
-    copied up, and what is in them is further below."""
-
-    def __init__(self, directory: str) -> None:
-        from orlop.drivers.layerfiles import DirectoryFiles
-
-        self._files = DirectoryFiles([directory])
-
-    def close(self) -> None:
-        self._files.close()
-
-    def open(self, name: bytes) -> int:
-        fd = self._files.open(name)
-        try:
-            os.getxattr(fd, _METACOPY)
-        except OSError as error:
-            if error.errno in (errno.ENODATA, errno.ENOTSUP):
-                return fd
-            os.close(fd)
-            raise
-        os.close(fd)
-        raise FileNotFoundError(errno.ENOENT, "the file's data are further below", os.fsdecode(name))

@@ -154,11 +154,9 @@ class Examiner:
 
     def _files_of(self, id: str, place: LayerTree | None) -> LayerFiles | None:
         """The layer's files by name; None if its content is not there, which is told of."""
-        from orlop.drivers.layerfiles import DirectoryFiles
-
         try:
             if place is not None:
-                return DirectoryFiles(place.directories)
+                return place.files()
             driver = self._look.driver
             return driver.files(id) if isinstance(driver, SupportsFiles) else None
         except (OSError, StorageError) as problem:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 from orlop.drivers.api import DependsOnLayers
-from orlop.drivers.layerfiles import DirectoryFiles
 from orlop.errors import StorageError
 from orlop.model.idmap import IDENTITY
 from orlop.store.check.archives import Reading
@@ -91,7 +90,7 @@ class LostLayers:
                 return {}
             with (
                 os.fdopen(open_regular(table.tar_split_path(id)), "rb") as record,
-                DirectoryFiles(place.directories) as layer,
+                place.files() as layer,
             ):
                 reading.run(record, layer, take)
         except (OSError, StorageError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from orlop.drivers.layerfiles import DirectoryFiles
 from orlop.errors import StorageError
 from orlop.model.digest import Digest
 from orlop.store import layering
@@ -37,14 +36,14 @@ _FACTS = (
 
 
 class Source:
-    """An archive to be had: the record of it, the directories of its files, and whose they are."""
+    """An archive to be had: the record of it, the place of its files, and whose they are."""
 
-    __slots__ = ("directories", "name", "record")
+    __slots__ = ("name", "place", "record")
 
-    def __init__(self, name: str, record: str, directories: tuple[str, ...]) -> None:
+    def __init__(self, name: str, record: str, place: LayerTree) -> None:
         self.name = name
         self.record = record
-        self.directories = directories
+        self.place = place
 
 
 def source_of(look: Look, inspector: Inspector | None, sources: Sources, document: Document) -> Source | None:
@@ -57,12 +56,12 @@ def source_of(look: Look, inspector: Inspector | None, sources: Sources, documen
         for path in (record, own):
             reading = Reading(Digest(digest).algorithm)
             try:
-                with os.fdopen(open_regular(path), "rb") as split, DirectoryFiles(place.directories) as files:
+                with os.fdopen(open_regular(path), "rb") as split, place.files() as files:
                     reading.run(split, files)
             except (OSError, StorageError):
                 continue
             if reading.digest == digest:
-                return Source(name, path, place.directories)
+                return Source(name, path, place)
     return None
 
 
@@ -102,7 +101,7 @@ def remake(
     driver.remove(id, rubbish.set_aside)
     driver.create(id, parent, writable=False, mappings=mappings, label=document.get("mountlabel") or "")
     with os.fdopen(open_regular(source.record), "rb") as record:
-        files = DirectoryFiles(source.directories)
+        files = source.place.files()
         with PieceStream(assemble(record, files.open), on_close=(files.close,)) as archive:
             blob = Blob(archive, diff_digest=document["diff-digest"])
             layering.fill(engine, tables, row, blob, mappings, volatile=False)

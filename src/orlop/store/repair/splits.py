@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from orlop.drivers.layerfiles import DirectoryFiles
 from orlop.errors import ContentChanged, StorageError
 from orlop.model.digest import Digest
 from orlop.store.check.archives import Reading
@@ -73,7 +72,7 @@ class SplitMending:
             place = self._inspector.tree(self._document["id"], self._document.get("parent") or None)
             if place is None:
                 return False
-            with os.fdopen(open_regular(path), "rb") as record, DirectoryFiles(place.directories) as layer:
+            with os.fdopen(open_regular(path), "rb") as record, place.files() as layer:
                 reading.run(record, layer)
         except (OSError, StorageError):
             return False
