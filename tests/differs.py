@@ -5,7 +5,7 @@ from typing import IO
 
 from orlop.model.staging import Differ, DifferOptions, StagedOutput
 from orlop.stream.ingest import ingest
-from orlop.stream.unpack import Unpacker
+from orlop.stream.unpack import staged_unpacker
 
 
 class TarDiffer(Differ):
@@ -20,16 +20,7 @@ class TarDiffer(Differ):
     def apply(self, target: str, options: DifferOptions) -> StagedOutput:
         self.target, self.options = target, options
         record = io.BytesIO()
-        with Unpacker(
-            target,
-            rules="tree",
-            mappings=options.mappings,
-            ignore_chown_errors=options.ignore_chown_errors,
-            in_userns=options.in_userns,
-            whiteouts=options.whiteouts,
-            force_mask=options.force_mask,
-            keep_fds=options.keep_fds,
-        ) as unpacker:
+        with staged_unpacker(target, options) as unpacker:
             found = ingest(self.tar, unpacker, record)
             unpacker.finish()
         record.seek(0)

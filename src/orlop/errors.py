@@ -16,13 +16,14 @@
     │   ├── BadRecords          a file of records, or one record
     │   ├── BadArchive          a tar, a compressed stream
     │   ├── BadTarSplit         the note from which a layer is put together again
+    │   ├── BadTOC              the table of contents of a layer that is pulled in part
     │   └── ContentChanged      a file of a layer is not what was recorded
     ├── Unsafe
     │   ├── UnsafePath  UnsafeID  UnsafeLink  UnsafeOwner
     │   └── DuplicatePath
     ├── LimitExceeded
     ├── NotSupported
-    │   ├── DriverNotSupported  PrerequisitesMissing  IncompatibleFilesystem
+    │   ├── DriverNotSupported  PrerequisitesMissing  IncompatibleFilesystem  PartialPullImpossible
     │   └── CompressionNotSupported  ReflinksNotSupported
     ├── ConfigError
     │   └── IncompleteOptions  InvalidMappings
@@ -204,6 +205,12 @@ class BadTarSplit(Damaged):
     peer = "invalid tar-split"
 
 
+class BadTOC(Damaged):
+    """The table of contents of a blob, or what it says about the blob, is not what it claims to be."""
+
+    peer = "invalid table of contents"
+
+
 class ContentChanged(Damaged):
     peer = "file integrity checksum failed"
 
@@ -253,6 +260,12 @@ class PrerequisitesMissing(NotSupported):
 
 class IncompatibleFilesystem(NotSupported):
     peer = "backing file system is unsupported for this graph driver"
+
+
+class PartialPullImpossible(NotSupported):
+    """This layer cannot be pulled in part here. It can be pulled whole: of no other error is that true."""
+
+    peer = "partial images are disabled"
 
 
 class ReflinksNotSupported(NotSupported):

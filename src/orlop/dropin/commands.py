@@ -200,6 +200,8 @@ COMMANDS: tuple[Command, ...] = (
             "Tell how large the difference between two layers is"),
     Command("applydiff apply-diff", "layerNameOrID", 1, 1, (_READ_FILE,), "diffs:apply_diff",
             "Fill a layer from a tar archive"),
+    Command("applydiff-using-staging-dir", "layerNameOrID directory", 2, 2, (), "diffs:apply_diff_staged",
+            "Fill a layer with the files of a directory, as a partial pull does"),
     Command("copy", "[sourceLayerNameOrID:]path [...] [targetLayerNameOrID:]path", 2, UNLIMITED,
             (Flag("--chown -o", "Owner of the copies, UID[:GID] as the target knows them"), _JSON), "copying:copy",
             "Copy files or directories into or out of layers"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from orlop.dropin.data import created, opened
 from orlop.dropin.text import quote
 
@@ -46,6 +48,33 @@ def diff_size(call: Call) -> int:
 def apply_diff(call: Call) -> int:
     with opened(call.values.text("file")) as blob:
         call.store.apply_diff(call.args[0], blob)
+    return 0
+
+
+def apply_diff_staged(call: Call) -> int:
+    """A directory, by way of a zstd:chunked blob, as if that had been pulled."""
+    from tempfile import TemporaryFile
+
+    from orlop.chunked import writing
+    from orlop.chunked.source import BlobFile
+    from orlop.stream.pack import pack_tree
+    from orlop.stream.pieces import PieceStream
+    from orlop.stream.writer import TRAILER
+
+    layer, directory = call.args
+    # What is not there is an empty tree.
+    pieces = pack_tree(directory) if os.path.lexists(directory) else iter((TRAILER,))
+    with TemporaryFile() as blob:
+        with PieceStream(pieces) as tar:
+            annotations = writing.write(tar, blob)
+        blob.flush()
+        differ = call.store.chunked_differ(BlobFile(blob.fileno()), annotations)
+        output = call.store.prepare_staged_layer(differ)
+    try:
+        call.store.apply_staged_layer(output, id=layer)
+    except BaseException:
+        call.store.cleanup_staged_layer(output)
+        raise
     return 0
 
 

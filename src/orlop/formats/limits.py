@@ -96,6 +96,16 @@ ZSTD_WINDOW_LOG_MAX = 27
 XZ_MEMORY_MAX = 128 * MIB
 """Memory of the xz decoder. `xz -9` needs 65 MiB to be read; a dictionary may claim 4 GiB."""
 
+# --- partial pulls ------------------------------------------------------------------------------------------
+
+TOC_MAX = 150 * MIB
+"""Table of contents of a zstd:chunked blob, as it comes and as JSON. The peers take the same limit for what comes,
+and believe what is claimed of the other. An entry is some 260 bytes, so that half a million fit."""
+
+TAR_SPLIT_LINES_MAX = 2048 * MIB
+"""Lines of the tar-split record in such a blob, which is read as a stream. An entry is about 1,000 bytes. The peers
+have no limit."""
+
 # --- unpacking ----------------------------------------------------------------------------------------------
 
 AUFS_LINKS_MAX = 65_536

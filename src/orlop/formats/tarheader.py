@@ -41,7 +41,7 @@ class Entry:
     type            ASCII code of the type; the old NUL is resolved to `0` or `5`
     mode, uid, gid  as in the header; mode may carry bits beyond 07777
     size            bytes of payload that follow; 0 for types 1 to 6 whatever the header says
-    mtime_ns        nanoseconds since 1970, exact, any sign; atime_ns is None if the header has none
+    mtime_ns        nanoseconds since 1970, exact, any sign; atime_ns and ctime_ns are None if the header has none
     xattrs          name to value, without the `SCHILY.xattr.` prefix; None if there are none
     sparse          None, or where the payload goes: (offset, length) pairs in order, lengths adding up to `size`
     real_size       size of the file: `size`, or for a sparse member its length with the holes
@@ -49,6 +49,7 @@ class Entry:
 
     __slots__ = (
         "atime_ns",
+        "ctime_ns",
         "devmajor",
         "devminor",
         "gid",
@@ -80,6 +81,7 @@ class Entry:
         xattrs: dict[bytes, bytes] | None = None,
         sparse: tuple[tuple[int, int], ...] | None = None,
         real_size: int | None = None,
+        ctime_ns: int | None = None,
     ) -> None:
         self.name = name
         self.linkname = linkname
@@ -90,6 +92,7 @@ class Entry:
         self.size = size
         self.mtime_ns = mtime_ns
         self.atime_ns = atime_ns
+        self.ctime_ns = ctime_ns
         self.devmajor = devmajor
         self.devminor = devminor
         self.xattrs = xattrs
@@ -116,7 +119,7 @@ _REMEMBERED_MAX = 4096  # an archive chooses the keys, so each table is emptied 
 _numbers: dict[bytes, int] = {}
 _owners: dict[bytes, tuple[int, int, int]] = {}
 _checksums: dict[bytes, int] = {}
-_tails: dict[bytes, tuple[bytes, int, int, int | None]] = {}
+_tails: dict[bytes, tuple[bytes, int, int, int | None, int | None]] = {}
 
 
 def _remember(table: dict[Key, Value], key: Key, value: Value) -> Value:
@@ -210,7 +213,7 @@ def parse_header(data: bytes, start: int = 0) -> Entry:
     ending = _tails.get(tail)
     if ending is None:
         ending = _remember(_tails, tail, _parse_tail(tail))
-    prefix, devmajor, devminor, atime_ns = ending
+    prefix, devmajor, devminor, atime_ns, ctime_ns = ending
 
     name = name.partition(b"\0")[0]
     if prefix:
@@ -228,6 +231,7 @@ def parse_header(data: bytes, start: int = 0) -> Entry:
         atime_ns,
         devmajor,
         devminor,
+        ctime_ns=ctime_ns,
     )
 
 
@@ -242,37 +246,36 @@ def _verify_checksum(block: bytes, field: bytes) -> None:
     _remember(_checksums, field, wanted + sum(field) - 8 * 0x20 + 2)
 
 
-def _parse_tail(tail: bytes) -> tuple[bytes, int, int, int | None]:
-    """(prefix, devmajor, devminor, atime_ns) from the bytes at 257 to 512, by the format that their magic names."""
+def _parse_tail(tail: bytes) -> tuple[bytes, int, int, int | None, int | None]:
+    """(prefix, devmajor, devminor, atime_ns, ctime_ns) from the bytes at 257 to 512, by the format of their magic."""
     magic, version, end = tail[:6], tail[6:8], tail[251:]
     is_ustar = magic == b"ustar\0"
     is_gnu = magic == b"ustar " and version == b" \0"
     if not is_ustar and not is_gnu:
-        return b"", 0, 0, None  # V7: the rest of the block means nothing
+        return b"", 0, 0, None, None  # V7: the rest of the block means nothing
     devmajor, devminor = number(tail[72:80]), number(tail[80:88])
-    atime_ns = None
+    atime_ns = ctime_ns = None
     if is_gnu:
-        prefix, atime_ns = _gnu_tail(tail)
+        prefix, atime_ns, ctime_ns = _gnu_tail(tail)
     elif end == b"tar\0":  # STAR
         prefix = text(tail[88:219])
         atime_ns = number(tail[219:231]) * 1_000_000_000
-        number(tail[231:243])
+        ctime_ns = number(tail[231:243]) * 1_000_000_000
     else:
         prefix = text(tail[88:243])
-    return prefix, devmajor, devminor, atime_ns
+    return prefix, devmajor, devminor, atime_ns, ctime_ns
 
 
-def _gnu_tail(tail: bytes) -> tuple[bytes, int | None]:
+def _gnu_tail(tail: bytes) -> tuple[bytes, int | None, int | None]:
     # GNU keeps two times where ustar has its prefix. A widely used writer once put a prefix there under the GNU
     # magic; such files are known by the times not being numbers.
     try:
         atime_ns = number(tail[88:100]) * 1_000_000_000 if tail[88] else None
-        if tail[100]:
-            number(tail[100:112])
+        ctime_ns = number(tail[100:112]) * 1_000_000_000 if tail[100] else None
     except BadArchive:
         prefix = text(tail[88:243])
-        return (prefix if prefix.isascii() else b""), None
-    return b"", atime_ns
+        return (prefix if prefix.isascii() else b""), None, None
+    return b"", atime_ns, ctime_ns
 
 
 # --- PAX -----------------------------------------------------------------------------------------------------
@@ -336,7 +339,7 @@ def apply_pax(entry: Entry, records: dict[bytes, bytes]) -> None:
         elif key == b"atime":
             entry.atime_ns = nanoseconds(value)
         elif key == b"ctime":
-            nanoseconds(value)
+            entry.ctime_ns = nanoseconds(value)
         elif key == b"uid":
             entry.uid = decimal(value)
         elif key == b"gid":

@@ -173,5 +173,5 @@ class Differ(abc.ABC):
     def apply(self, target: str, options: DifferOptions) -> StagedOutput:
         """Fill `target`, an empty directory, as `options` want it; an error leaves there what it likes.
 
-        Names that somebody else chose are never joined to `target`: `stream.unpack` keeps them inside of it.
+        Names that somebody else chose are never joined to `target`: `stream.unpack.staged_unpacker` keeps them in it.
         """

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, BinaryIO
 
+    from orlop.chunked.source import ByteSource
     from orlop.model.changes import Change
     from orlop.model.idmap import IDMappings
     from orlop.model.layer import Layer
@@ -236,6 +237,22 @@ class Contents:
         from orlop.store import staging
 
         staging.clean_up(self._engine, output)
+
+    def chunked_differ(self, source: ByteSource, annotations: Mapping[str, str]) -> Differ:
+        """What makes a layer of a zstd:chunked blob by its table of contents: for `prepare_staged_layer`.
+
+        The table is read and verified at once, the content later; `source` stays the caller's to close. `annotations`
+        are those of the blob in a manifest that was verified. The layer has no compressed digest, as the blob was
+        not read as a whole.
+
+        Raises:
+            PartialPullImpossible: `enable_partial_images` is not set, the driver cannot do it, or the blob is not of
+                that kind; it can be had by `layers.put`.
+            BadTOC, BadArchive, LimitExceeded: something is wrong with the blob.
+        """
+        from orlop.store import staging
+
+        return staging.chunked_differ(self._engine, source, annotations)
 
     def differ_target(self, layer: str) -> str:
         """The directory that holds the files of a layer, an absolute path.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, BinaryIO
 
+    from orlop.chunked.source import ByteSource
     from orlop.drivers.api import Driver
     from orlop.model.idmap import IDMappings
     from orlop.model.layer import Layer
@@ -106,9 +107,18 @@ def differ_target(engine: Engine, ref: str) -> str:
         return driver.differ_target(layering.require_layer(tables, ref).id)
 
 
-def supports_staging(engine: Engine) -> bool:
-    """Whether the driver takes files that were made ready."""
-    return isinstance(engine.ready_driver, SupportsStaging)
+def chunked_differ(engine: Engine, source: ByteSource, annotations: Mapping[str, str]) -> Differ:
+    """What makes a layer of a zstd:chunked blob, if this store does that."""
+    from orlop.chunked.pulling import open_differ
+
+    driver = engine.driver()
+    return open_differ(
+        source,
+        annotations,
+        engine.options.pull_options or {},
+        driver.name,
+        staging=isinstance(driver, SupportsStaging),
+    )
 
 
 def _supporting(driver: Driver) -> SupportsStaging:

@@ -300,3 +300,27 @@ def _compress(blocks: Iterator[bytes], encoder: Encoder) -> Iterator[bytes]:
         if piece := encoder.compress(block):
             yield piece
     yield encoder.flush()
+
+
+class ZstdFrames:
+    """Compresses to zstd frames that can each be read without the others, with a checksum of its content."""
+
+    def __init__(self, level: int) -> None:
+        zstd = _zstd_module()
+        parameter = zstd.CompressionParameter  # type: ignore[attr-defined]
+        self._encoder = zstd.ZstdCompressor(  # type: ignore[attr-defined]
+            options={parameter.compression_level: level, parameter.checksum_flag: True}
+        )
+        self._empty = True
+
+    def compress(self, data: bytes | memoryview) -> bytes:
+        """Add to the frame."""
+        self._empty = self._empty and not data
+        return self._encoder.compress(data)  # type: ignore[no-any-return]
+
+    def end(self) -> bytes:
+        """The rest of the frame. Of one to which nothing was added there is nothing."""
+        if self._empty:
+            return b""
+        self._empty = True
+        return self._encoder.flush(self._encoder.FLUSH_FRAME)  # type: ignore[no-any-return]

@@ -6,12 +6,12 @@ Under layer rules those files are no part of the layer: each link becomes a file
 
 from __future__ import annotations
 
-import errno
 import os
 
 from orlop.errors import BadArchive, LimitExceeded
 from orlop.formats import limits
 from orlop.formats.tarsplit import clean_name, quoted
+from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class LinkStash:
 
     def __init__(self, directory: int) -> None:
         """`directory` is open, and lies on the file system that is to hold the contents."""
-        self._fd = _nameless(directory)
+        self._fd = files.nameless(directory)
         self._end = 0
         self._kept: dict[bytes, tuple[Record, int]] = {}
 
@@ -77,18 +77,3 @@ class _Kept:
         for piece in self.pieces(size):
             while piece:
                 piece = piece[os.write(fd, piece) :]
-
-
-def _nameless(directory: int) -> int:
-    try:
-        return os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
-    # Some network and FUSE file systems: a name for a moment. Here the times of the directory do move.
-    name = b".orlop-" + os.urandom(8).hex().encode()
-    fd = os.open(
-        name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
-    )
-    os.unlink(name, dir_fd=directory)
-    return fd

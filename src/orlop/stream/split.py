@@ -20,7 +20,7 @@ from orlop.stream.workers import Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Protocol, Self
 
@@ -37,20 +37,22 @@ _READ_WHOLE = 1024 * 1024  # files up to this size are read once, checked and se
 
 
 class SplitWriter:
-    """Writes a record to `out` as one gzip stream, compressed in a thread.
+    """Writes a record to `out` as one stream, compressed in a thread: gzip, as the store keeps it, or another `kind`.
 
     For each entry `header`, then `file` or `kept`; `segment` for what follows the last one; `finish` at the end.
     Leaving the block by an exception, or without `finish`, drops what is not written; `out` is the caller's.
     """
 
-    def __init__(self, out: Writable) -> None:
+    def __init__(self, out: Writable, *, kind: int = compression.GZIP) -> None:
         self._out = out
-        self._encoder = compression.encoder(compression.GZIP, fast=True)
+        self._encoder = compression.encoder(kind, fast=True)
         self._worker = Worker(_compressing(out, self._encoder))
         self._names = tarsplit.Names()
         self._lines: list[bytes] = []
         self._waiting = 0  # bytes of lines
         self._position = 0
+        self.size = 0
+        """Bytes of all lines, once it is finished."""
 
     def header(self, raw: bytes, name: bytes) -> None:
         """The segment in front of an entry. Raises `DuplicatePath` before anything is done with that entry."""
@@ -88,7 +90,9 @@ class SplitWriter:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        self._worker.put(b"".join(self._lines))
+        batch = b"".join(self._lines)
+        self.size += len(batch)
+        self._worker.put(batch)
         self._lines.clear()
         self._waiting = 0
 
@@ -135,6 +139,11 @@ def assemble(record: Readable, open_file: Callable[[bytes], int]) -> Iterator[Pi
     the digest of the whole.
     """
     return _assembled(read_record(record), open_file)
+
+
+def assemble_lines(lines: Iterable[bytes], open_file: Callable[[bytes], int]) -> Iterator[Piece]:
+    """As `assemble`, of a record that comes as its lines, in pieces of any size."""
+    return _assembled(tarsplit.parse(lines), open_file)
 
 
 def _assembled(items: Iterator[list[tarsplit.Item]], open_file: Callable[[bytes], int]) -> Iterator[Piece]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from orlop.formats.tarheader import Entry
     from orlop.model.idmap import IDMappings
+    from orlop.model.staging import DifferOptions
 
 
 class UnpackResult(Value):
@@ -168,3 +169,17 @@ class Unpacker:
         finally:
             if ring is not None:
                 ring.close()
+
+
+def staged_unpacker(target: str, options: DifferOptions) -> Unpacker:
+    """Unpacks into a directory in which a layer is made ready, as its driver wants it; for differs."""
+    return Unpacker(
+        target,
+        rules="tree",
+        mappings=options.mappings,
+        ignore_chown_errors=options.ignore_chown_errors,
+        in_userns=options.in_userns,
+        whiteouts=options.whiteouts,
+        force_mask=options.force_mask,
+        keep_fds=options.keep_fds,
+    )

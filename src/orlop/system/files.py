@@ -181,6 +181,35 @@ def open_regular(path: str, *, follow_symlinks: bool = False, dir_fd: int | None
     return fd
 
 
+def nameless(directory: int | str) -> int:
+    """A new file without a name on the file system of a directory: a descriptor for reading and writing."""
+    at = (
+        os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if isinstance(directory, str)
+        else directory
+    )
+    try:
+        return _nameless(at)
+    finally:
+        if at != directory:
+            os.close(at)
+
+
+def _nameless(directory: int) -> int:
+    try:
+        return os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+    # Some network and FUSE file systems: a name for a moment. Here the times of the directory do move.
+    name = b".orlop-" + os.urandom(8).hex().encode()
+    fd = os.open(
+        name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
+    )
+    os.unlink(name, dir_fd=directory)
+    return fd
+
+
 def read(path: str, *, limit: int | None = None, follow_symlinks: bool = False) -> bytes:
     """The content of a regular file.
 
