@@ -15,7 +15,7 @@ import damages
 import orlop
 import peers
 import trees
-from damaged import BASE, CHILD, Site
+from damaged import BASE, CHILD, LARGE, SIBLING, Site
 from interface import row
 from orlop.config.idmapping import parse_id_mappings
 from orlop.errors import PlanOutdated
@@ -130,6 +130,32 @@ def test_a_mapped_layer_is_made_again_with_its_owners(place: Path, driver: str) 
         after = tree(site, "mapped")
         assert after["etc/passwd"] == before["etc/passwd"]
         assert after["bin/su"]["owner"] == before["bin/su"]["owner"]
+
+
+@DRIVERS
+def test_what_is_removed_is_weighed_as_a_plan_to_delete_weighs_it(place: Path, driver: str) -> None:
+    """A layer beyond mending with what is made of it; and what is left of an item that nothing has the like of."""
+    peers.need_root()
+    site = Site(place / "store", driver)
+    with site.open() as store:
+        store.layers.put(io.BytesIO(BASE), id="lost")
+        (site.tree("lost") / "usr/large").write_bytes(b"x" * len(LARGE))  # before anything has a copy of it
+        image = store.images.create(layer="lost", data={"manifest": b"{}"})
+        box = store.containers.create(image=image.id)
+        expected = store.plan_delete(box.id, image.id, "lost")
+        plan = store.plan_repair(store.check(), containers=True)
+        removed = {step.id: step for step in plan.steps if step.action == "remove"}
+        assert removed.keys() == {box.id, image.id, "lost"}
+        assert removed["lost"].size_bytes > len(LARGE)
+        assert plan.freed_bytes == expected.freed_bytes > len(LARGE)
+        assert store.apply(plan).freed_bytes == expected.freed_bytes
+
+        layer = store.layers.put(io.BytesIO(SIBLING))
+        image = store.images.create(layer=layer.id, data={"note": b"x" * 50_000})
+        (site.table("image") / image.id / "note").write_bytes(b"y" * 60_000)
+        plan = store.plan_repair(store.check())
+        assert [(step.action, step.id) for step in plan.steps] == [("rewrite", image.id)]
+        assert plan.freed_bytes >= 60_000
 
 
 def test_a_copy_with_other_owners_is_made_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

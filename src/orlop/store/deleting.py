@@ -18,6 +18,7 @@ from orlop.store.layers import delete_layers, forget_copies
 from orlop.store.leaving import Leaving, layers_to_go, refuse_if_needed
 from orlop.store.plan import told
 from orlop.store.tables import READ, WRITE, emptied
+from orlop.store.weighing import freed, places_of, weighed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -247,16 +248,12 @@ class _Departure:
             mounts = engine.layers.mounts
             if mounts is not None and mounts.of(record.id).count:
                 reason += "; it is mounted, and is unmounted first"
-            kind, paths = (
-                "layer",
-                [*reversed(engine.ready_driver.places(record.id)), *engine.layers.beside(record.id)],
-            )
-        elif isinstance(record, Image):
-            kind, paths = "image", images.directories_of(engine, record.id)
+            kind = "layer"
         else:
-            kind, paths = "container", [*reversed(containers.directories_of(engine, record.id))]
+            kind = "image" if isinstance(record, Image) else "container"
         age = max(time.time() - record.created.ns / 1e9, 0.0) if record.created.ns > 0 else None
-        self._step(kind, str(record.id), paths, age, reason)
+        id = str(record.id)
+        self._step(kind, id, places_of(engine, kind, id), age, reason)
 
     def _step(self, kind: str, id: str, paths: list[str], age: float | None, reason: str) -> None:
         self.steps.append(Step("remove", kind, id, paths[0] if paths else "", 0, age, reason))
@@ -265,8 +262,6 @@ class _Departure:
 
 def _weighed(engine: Engine, plan: Plan, paths: list[list[str]]) -> Plan:
     """The same plan with the sizes of its steps, and what becomes free."""
-    from orlop.store.weighing import freed, weighed
-
     steps = [weighed(step, places) for step, places in zip(plan.steps, paths, strict=True)]
     everything = [path for places in paths for path in places]
     return Plan(plan.verb, steps, plan.keeps, freed(engine, everything), plan.assumptions)

@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from orlop.store.engine import Engine
 
 
+def places_of(engine: Engine, kind: str, id: str) -> list[str]:
+    """All that a layer, image or container has on the disk, but for its record; what it is known by comes first."""
+    if kind == "layer":
+        return [*reversed(engine.ready_driver.places(id)), *engine.layers.beside(id)]
+    from orlop.store import containers, images
+
+    if kind == "image":
+        return images.directories_of(engine, id)
+    return [*reversed(containers.directories_of(engine, id))]
+
+
 def weighed(step: Step, paths: Sequence[str]) -> Step:
     """The step with the bytes of the disk that its paths take."""
     from orlop.stream.occupancy import occupied

@@ -126,7 +126,9 @@ class Bench:
             if finding.path:
                 rubbish.set_aside(finding.path)
 
-        self.add("rewrite", noun, id, self.record_path(noun, id), f'data item "{key}" is taken off it', do)
+        reason = f'data item "{key}" is taken off it'
+        lost = [finding.path] if finding.path else []
+        self.add("rewrite", noun, id, self.record_path(noun, id), reason, do, paths=lost)
 
     def editors(self, noun: str) -> list[Any]:
         if noun == "image":

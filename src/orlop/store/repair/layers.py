@@ -50,9 +50,8 @@ class LayerRepair:
         bench, id = self._bench, document["id"]
         parent = document.get("parent") or ""
         if "incomplete" in codes:
-            bench.add(
-                "remove", "layer", id, bench.place(id), "its making or its deletion never ended", nothing
-            )
+            reason, paths = "its making or its deletion never ended", bench.doom.places("layer", id)
+            bench.add("remove", "layer", id, bench.place(id), reason, nothing, paths=paths)
         elif "unsafe-id" in codes:
             self._drop_record(id)
         elif "parent-cycle" in codes:
@@ -222,7 +221,9 @@ class LayerRepair:
             bench.add("rewrite", "file", id, path, how, lambda _: mending.carry_out(durable=durable))
         elif os.path.lexists(path):
             reason = "it is damaged, and nothing has its like: the archive cannot be given back any more"
-            bench.add("remove", "file", id, path, reason, lambda rubbish: rubbish.set_aside(path))
+            bench.add(
+                "remove", "file", id, path, reason, lambda rubbish: rubbish.set_aside(path), paths=[path]
+            )
             bench.keep("layer", id, "its files are whole; the archive cannot be given back", path)
         else:
             bench.keep("layer", id, f"its files are whole; nothing has the like of {path}", path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from orlop.errors import StorageError
 from orlop.model.plan import Kept, Step
 from orlop.store.leaving import Leaving, layers_to_go
+from orlop.store.weighing import places_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,10 +114,11 @@ class Doom:
         leaving = Leaving(box_rows, rows, [*layer_rows, *box_layers])
         for id in layers_to_go(tables, rows, leaving)[0]:
             layers.setdefault(id, "nothing needs it without its image")
-        found = [
-            Remedy(Step("remove", "container", id, reason=why), self._removing_container(id))
-            for id, why in boxes.items()
-        ]
+        found: list[Remedy] = []
+        for box in box_rows:
+            paths = [*self.places("container", box.id), *self.places("layer", self._layer_of(box))]
+            step = Step("remove", "container", box.id, reason=boxes[box.id])
+            found.append(Remedy(step, self._removing_container(box.id), paths))
         for image, why in images.items():
             for box in tables.containers.rows.holding("image", image):
                 if box.id not in boxes:
@@ -125,12 +128,21 @@ class Doom:
                             Step("rewrite", "container", box.id, reason=reason), self._without_image(box.id)
                         )
                     )
-            found.append(Remedy(Step("remove", "image", image, reason=why), self._removing_image(image)))
+            step = Step("remove", "image", image, reason=why)
+            found.append(Remedy(step, self._removing_image(image), self.places("image", image)))
         of_boxes = {self._layer_of(box) for box in box_rows}
         for id in self._deepest_first(layers):
             if id not in of_boxes:
-                found.append(Remedy(Step("remove", "layer", id, reason=layers[id]), self._removing_layer(id)))
+                step = Step("remove", "layer", id, reason=layers[id])
+                found.append(Remedy(step, self._removing_layer(id), self.places("layer", id)))
         return found
+
+    def places(self, kind: str, id: str) -> list[str]:
+        """What there is of one thing, for who wants to know what its removal frees."""
+        try:
+            return places_of(self._engine, kind, id) if id else []
+        except StorageError:  # an id that can be no file name
+            return []
 
     def _deepest_first(self, layers: dict[str, str]) -> list[str]:
         def depth(id: str) -> int:
