@@ -223,6 +223,23 @@ def test_mount_options_of_a_call_replace_the_configured_ones(open_overlay: Calla
     driver.unmount("box")
 
 
+def test_a_short_name_that_is_in_use_again_is_no_leftover_any_more(
+    open_overlay: Callable[..., Overlay], place: Path
+) -> None:
+    """A repair makes a layer again under its old name, and was to remove that name when it was planned."""
+    driver = open_overlay()
+    driver.create("lost", None, writable=False)
+    home = place / "graph" / "overlay"
+    os.rename(home / "lost", place / "lost")
+    (leftover,) = driver.leftovers()
+    os.rename(place / "lost", home / "lost")
+    driver.drop(leftover, lambda path, root: None)
+    assert os.path.islink(leftover.path)
+    os.rename(home / "lost", place / "lost")
+    driver.drop(leftover, lambda path, root: None)
+    assert not os.path.lexists(leftover.path)
+
+
 def test_metacopy_stays_where_it_is_configured(open_overlay: Callable[..., Overlay]) -> None:
     driver = open_overlay("overlay.mountopt=metacopy=on")
     driver.create("box", None, writable=True)

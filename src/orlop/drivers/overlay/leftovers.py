@@ -55,8 +55,18 @@ def drop(leftover: Leftover, set_aside: SetAside) -> None:
         files.remove_tree(
             path
         )  # empty but for mount points, and on another file system than any place for rubbish
-    else:
+    elif not _is_in_use(path):  # by a layer that was made again since this was found
         os.unlink(path)
+
+
+def _is_in_use(path: str) -> bool:
+    """Whether this is the short name by which a layer is known."""
+    home, name = os.path.dirname(os.path.dirname(path)), os.path.basename(path)
+    try:
+        id = links.id_of(os.readlink(path))
+    except OSError:
+        return False
+    return id is not None and links.read(f"{home}/{id}") == name
 
 
 def needs(layout: Layout, id: str) -> list[str]:
