@@ -230,12 +230,12 @@ def test_a_short_name_that_is_in_use_again_is_no_leftover_any_more(
     driver = open_overlay()
     driver.create("lost", None, writable=False)
     home = place / "graph" / "overlay"
-    os.rename(home / "lost", place / "lost")
+    os.rename(home / "lost", home / ".aside")
     (leftover,) = driver.leftovers()
-    os.rename(place / "lost", home / "lost")
+    os.rename(home / ".aside", home / "lost")
     driver.drop(leftover, lambda path, root: None)
     assert os.path.islink(leftover.path)
-    os.rename(home / "lost", place / "lost")
+    os.rename(home / "lost", home / ".aside")
     driver.drop(leftover, lambda path, root: None)
     assert not os.path.lexists(leftover.path)
 
