@@ -32,7 +32,7 @@ def _worded(error: BaseException) -> str:
         return str(error) or type(error).__name__
     given = error.peer != type(error).peer  # whoever raised it gave the peers' whole text
     for kind in type(error).__mro__:
-        if kind in _OURS:
+        if kind in _OURS or (kind is errors.InvalidKey and "action" not in error.facts):
             sentence = str(error)
             return sentence if error.peer in sentence else f"{sentence}: {error.peer}"
         if kind in _WORDING and not given:
@@ -137,7 +137,8 @@ _WORDING: dict[type, Callable[[str, Facts], str]] = {
     errors.NotSupported: _plain,
 }
 
-# Conditions told in our own sentence, to which the text that clients look for is added.
+# Conditions told in our own sentence, to which the text that clients look for is added; and keys other than the empty
+# one, which is the only one that the peers refuse.
 _OURS = frozenset((errors.Damaged, errors.Unsafe, errors.LockTimeout))
 
 
