@@ -313,3 +313,18 @@ def test_an_additional_store_that_is_not_there_yet_is_empty_and_not_made(place: 
         image_of_ours(place / "far", "vfs")
         assert [image.id for image in store.images] == ["far"]
         assert len(store.layers) == 2
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_foreign_image_is_not_mounted_and_its_user_is_told_what_to_do(place: Path, driver: str) -> None:
+    """Counting mounts takes a layer of our own; a container of the image has one."""
+    image_of_ours(place / "far", driver)
+    root = settled(place / "far", driver)
+    with opened(place / "near", driver, root) as store:
+        advice = "is in an additional store, which is only read: .* make a container of the image"
+        for call in (store.mount_image, store.unmount_image):
+            with pytest.raises(errors.LayerUnknown, match=advice):
+                call("far")
+        box = store.containers.create(image="far")
+        with store.mounted(box.id) as files:
+            assert files.is_dir()

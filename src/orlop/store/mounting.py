@@ -141,9 +141,9 @@ def mount_image(engine: Engine, ref: str, *, options: tuple[str, ...] = (), labe
             top = pick_top_layer(engine, tables, rubbish, found, IDENTITY, host_uids=True, host_gids=True)
             row = None if top is None else tables.layers.rows.by_id(top.id)
             if top is None:
-                raise LayerUnknown(f"image {found[1].id} has no layer to be mounted", ref=ref)
+                raise _without_layer(found[1].id)
             if row is None:
-                raise unknown_layer(top.id)
+                raise _not_here(tables, found[1].id, top.id)
             if mappings_of(row):
                 raise ReadOnly(
                     f"image {found[1].id} has only copies with id maps, and its store is only read",
@@ -168,8 +168,23 @@ def unmount_image(engine: Engine, ref: str, *, force: bool = False) -> bool:
         rows = [row for id in candidates if (row := tables.layers.rows.by_id(id)) is not None]
         row = next((row for row in rows[:-1] if not mappings_of(row)), rows[-1] if rows else None)
         if row is None:
-            raise unknown_layer(ref)
+            layer = candidates[-1]
+            raise _not_here(tables, image.id, layer) if layer else _without_layer(image.id)
         return unmount_layer(engine, tables, row, force=force)
+
+
+def _without_layer(image: str) -> LayerUnknown:
+    return LayerUnknown(f"image {image} has no layer to be mounted", ref=image)
+
+
+def _not_here(tables: Tables, image: str, layer: str) -> LayerUnknown:
+    if tables.find_layer(layer) is None:
+        return unknown_layer(layer)
+    return LayerUnknown(
+        f"image {image} cannot be mounted: its layer {layer} is in an additional store, which is only read: mount it "
+        "there, or make a container of the image and mount that",
+        ref=layer,
+    )
 
 
 def _image(tables: Tables, ref: str) -> tuple[View, Row]:
