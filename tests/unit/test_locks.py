@@ -676,13 +676,19 @@ except KeyboardInterrupt:
         assert process.stdout.readline() == b"None 0\n"
 
 
-def test_the_only_thread_is_told_that_it_waits_for_itself(path: str) -> None:
-    """With an open diff stream this is easy to do, and for ever is a long time. The error is that of many threads."""
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_only_thread_is_told_that_it_waits_for_itself(path: str, workers: int) -> None:
+    """With an open diff stream this is easy to do, and for ever is a long time. The error is that of many threads.
+
+    What compresses that stream in a thread of its own does not let go of the lock.
+    """
     printed = run(
         """
 import sys
 from orlop.errors import LockTimeout
+from orlop.stream.workers import Worker
 from orlop.system.locks import LockFile
+working = [Worker(print) for _ in range(int(sys.argv[2]))]
 lock = LockFile.at(sys.argv[1])
 for held, wanted in ("rw", "wr", "ww"):
     lock.acquire(held)
@@ -694,8 +700,28 @@ for held, wanted in ("rw", "wr", "ww"):
 print(lock.held)
 """,
         path,
+        str(workers),
     )
     assert printed.split("\n") == ["True True True"] * 3 + ["None"]
+
+
+def test_another_thread_may_let_go_of_what_the_only_other_one_waits_for(path: str) -> None:
+    printed = run(
+        """
+import sys, threading, time
+from orlop.stream.workers import Worker
+from orlop.system.locks import LockFile
+working = Worker(print)
+lock = LockFile.at(sys.argv[1])
+lock.acquire("w")
+timer = threading.Timer(0.1, lock.release)
+timer.start()
+lock.acquire("w")
+print(lock.held)
+""",
+        path,
+    )
+    assert printed == "w"
 
 
 # --- waiting ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -262,4 +263,13 @@ def test_a_stream_that_nobody_closed_says_so() -> None:
     closed: list[int] = []
     with pytest.warns(ResourceWarning, match="unclosed"):
         PieceStream(iter([b"x"]), on_close=[lambda: closed.append(1)])
+    assert closed == [1]
+
+
+def test_a_stream_that_nobody_closed_is_closed_where_the_warning_is_an_error() -> None:
+    closed: list[int] = []
+    stream = PieceStream(iter([b"x"]), on_close=[lambda: closed.append(1)])
+    with warnings.catch_warnings(), pytest.raises(ResourceWarning, match="unclosed"):
+        warnings.simplefilter("error")
+        stream.__del__()
     assert closed == [1]

@@ -255,8 +255,10 @@ class PieceStream:
         if not self._closed:
             from warnings import warn
 
-            warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            try:  # the warning may be an error
+                warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                self.close()
 
 
 class _Remembering:

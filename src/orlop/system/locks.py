@@ -176,7 +176,9 @@ class LockFile:
         except WaitsForItself:
             # What more threads would find out by waiting, or never.
             raise self._timeout(
-                mode, "the only thread of this process, which would wait for itself,"
+                mode,
+                "this thread",
+                "; what holds it, as the open stream of a diff does, has to be closed: it would wait for itself",
             ) from None
         try:
             self._take_file(mode, deadline)
@@ -258,9 +260,9 @@ class LockFile:
                 _tell(self.path, mode)
                 told = True
 
-    def _timeout(self, mode: Mode, holder: str) -> LockTimeout:
+    def _timeout(self, mode: Mode, holder: str, advice: str = "") -> LockTimeout:
         kind = "shared" if mode == "r" else "exclusive"
-        text = f'the {kind} lock "{self.path}" was not free in time: {holder} has it'
+        text = f'the {kind} lock "{self.path}" was not free in time: {holder} has it{advice}'
         return LockTimeout(text, path=self.path)
 
     def _close(self) -> None:

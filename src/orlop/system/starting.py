@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_threads: list[Thread] = []
+
+
 def refused(what: str, error: OSError | RuntimeError) -> OSError:
     """The error to raise. Python does not tell why there is no new thread; the kernel's answer is EAGAIN."""
     number = getattr(error, "errno", None) or errno.EAGAIN
@@ -32,7 +35,21 @@ def thread(work: Callable[[], object], name: str) -> Thread:
         started.start()
     except RuntimeError as error:
         raise refused(f"the thread {name}", error) from error
+    _threads[:] = [each for each in _threads if each.is_alive()]
+    _threads.append(started)
     return started
+
+
+def only_ours() -> bool:
+    """Whether all threads of this process but one were started here: they work for that one, and let go of no lock.
+
+    False if it cannot be found out (no /proc).
+    """
+    try:
+        running = set(os.listdir("/proc/self/task"))
+    except OSError:
+        return False
+    return len(running - {str(each.native_id) for each in _threads if each.is_alive()}) == 1
 
 
 def fork(what: str) -> int:

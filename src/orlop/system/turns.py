@@ -1,8 +1,8 @@
 """Readers and writers among the threads of one process, made of nothing but `_thread` locks.
 
 Threads queue in order of arrival: neither readers nor writers starve. Not reentrant: a reader that asks again waits
-behind a writer that came in between, which waits for the reader. What waits in a process of one thread waits for
-itself; that is an error instead of a hang.
+behind a writer that came in between, which waits for the reader. What waits in a process whose other threads, if any,
+only work for it waits for itself; that is an error instead of a hang.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import _thread
 import time
 
-from orlop.system import probe
+from orlop.system import starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Turns:
                 return True
             if left(deadline) == 0:
                 return False
-            if probe.single_threaded():
+            if starting.only_ours():
                 raise WaitsForItself
             turn = (mode, _thread.allocate_lock())
             turn[1].acquire()
