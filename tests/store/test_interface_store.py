@@ -234,3 +234,24 @@ def test_a_container_whose_layer_has_no_record_is_said_to_be_no_layer(open_store
         assert refused.value.peer == "identifier is not a layer"
         store.containers.delete(box.id)  # which takes what is there
         store.wipe()
+
+
+@pytest.mark.parametrize("ref", ["abc", "abcd"])
+def test_what_has_exactly_that_id_is_deleted_and_not_what_begins_with_it(
+    store: orlop.Store, ref: str
+) -> None:
+    """The peers look for a container, an image, a layer, each by prefixes, too, before they go on to the next."""
+    store.layers.create(id="abc")
+    store.images.create(id="abcd")
+    store.containers.create(id="abcde", image="abcd")
+    if ref == "abc":
+        (step,) = store.plan_delete(ref).steps
+        assert (step.kind, step.id) == ("layer", "abc")
+    store.delete(ref)
+    kinds = (store.layers, store.images, store.containers)
+    left = {record.id for kind in kinds for record in kind if record.id.startswith("abc")}
+    assert left == {"abc", "abcd", "abcde"} - {ref}
+    store.delete("abcde" if ref == "abcd" else "abcd")
+    assert len([record for kind in kinds for record in kind if record.id.startswith("abc")]) == 1
+    store.delete("ab")  # the beginning of one
+    assert [record for kind in kinds for record in kind if record.id.startswith("abc")] == []

@@ -64,6 +64,10 @@ class View:
         """By id, name (second key, for containers) or unique prefix; None if there is none."""
         return self.rows.find(ref)
 
+    def find_exactly(self, ref: str) -> Row | None:
+        """The same, but not by the beginning of an id."""
+        return self.rows.find_exactly(ref)
+
     def value(self, row: Row) -> Record:
         return self.table.value(row)
 

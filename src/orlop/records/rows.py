@@ -113,7 +113,11 @@ class Rows:
 
     def find(self, ref: str) -> Row | None:
         """Exact id, exact name, exact second key, unique prefix of an id; in this order (`spec/records.md` 9)."""
-        return self.by_id(ref) or self.owner_of(ref) or self._by_second_key(ref) or self._by_prefix(ref)
+        return self.find_exactly(ref) or self._by_prefix(ref)
+
+    def find_exactly(self, ref: str) -> Row | None:
+        """The same without prefixes."""
+        return self.by_id(ref) or self.owner_of(ref) or self._by_second_key(ref)
 
     def holding(self, key: Key, value: str) -> list[Row]:
         """The rows that have `value` for `key`, in order: as that member, in that list, or as the function says."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from orlop.model.plan import Kept
+    from orlop.records.blocks import Editor, View
     from orlop.records.rows import Row
     from orlop.records.trash import Trash
     from orlop.store.engine import Engine
@@ -44,21 +45,16 @@ def delete(engine: Engine, ref: str) -> None:
         emptied(engine) as rubbish,
         engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
     ):
-        container = tables.containers.find(ref)
+        container, found, row = _meant(tables, ref)
         if container is not None:
             layer = tables.layers.rows.by_id(container.document.get("layer") or "")
             if layer is None:
                 raise NotALayer(f"container {container.id} has a layer without a record", ref=ref)
             containers.delete_with_layer(engine, tables, container, layer, rubbish)
-            return
-        found = images.own_images(tables, ref)
-        if found:
+        elif found:
             images.remove_records(engine, found, rubbish)
-            return
-        row = tables.layers.find(ref)
-        if row is None:
-            raise _unknown(ref)
-        delete_layers(engine, tables, [row], rubbish)
+        elif row is not None:
+            delete_layers(engine, tables, [row], rubbish)
 
 
 def wipe(engine: Engine) -> None:
@@ -87,8 +83,30 @@ def _newest_first(tables: Tables) -> list[Row]:
     return sorted(tables.layers.rows, key=lambda row: Layer(row.document).created.ns, reverse=True)
 
 
-def _unknown(ref: str) -> LayerUnknown:
-    return LayerUnknown(f"no container, image or layer of this store is called {ref!r}", ref=ref)
+def _meant(tables: Tables, ref: str) -> tuple[Row | None, list[tuple[Editor, Row]], Row | None]:
+    """The container, or the records of the image, or the layer that a reference means; one of the three.
+
+    They are looked through in this order. But what has exactly that id or name goes before all of which it is only
+    the beginning: the peers delete a container `abcd` when asked for the layer `abc`.
+
+    Raises:
+        LayerUnknown: nothing is called that.
+    """
+    for exactly in (True, False):
+        container = _found(tables.containers, ref, exactly)
+        if container is not None:
+            return container, [], None
+        found = images.own_images(tables, ref, exactly=exactly)
+        if found:
+            return None, found, None
+        layer = _found(tables.layers, ref, exactly)
+        if layer is not None:
+            return None, [], layer
+    raise LayerUnknown(f"no container, image or layer of this store is called {ref!r}", ref=ref)
+
+
+def _found(view: View, ref: str, exactly: bool) -> Row | None:
+    return view.find_exactly(ref) if exactly else view.find(ref)
 
 
 # --- plans --------------------------------------------------------------------------------------------------
@@ -168,17 +186,13 @@ class _Departure:
         pictures: dict[str, list[Row]] = {}
         layers: dict[str, Row] = {}
         for ref in refs:
-            box = tables.containers.find(ref)
-            found = images.own_images(tables, ref) if box is None else []
-            layer = tables.layers.find(ref) if box is None and not found else None
+            box, found, layer = _meant(tables, ref)
             if box is not None:
                 boxes[box.id] = box
             elif found:
                 pictures[found[0][1].id] = [row for _, row in found]
             elif layer is not None:
                 layers[layer.id] = layer
-            else:
-                raise _unknown(ref)
         self._decide(boxes, pictures, layers)
 
     def _decide(self, boxes: dict[str, Row], pictures: dict[str, list[Row]], layers: dict[str, Row]) -> None:

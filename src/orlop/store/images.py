@@ -215,15 +215,18 @@ class Images(Directories[Image]):
         return tuple(map(LayerID, going))
 
 
-def own_images(tables: Tables, ref: str) -> list[tuple[Editor, Row]]:
-    """The records of ours that a reference means: one, none, or in a split store two of one id (copy and source)."""
-    for editor in tables.own_images():
-        first = editor.find(ref)
-        if first is not None:
-            return [
-                (own, row) for own in tables.own_images() if (row := own.rows.by_id(first.id)) is not None
-            ]
-    return []
+def own_images(tables: Tables, ref: str, *, exactly: bool = False) -> list[tuple[Editor, Row]]:
+    """The records of ours that a reference means: one, none, or in a split store two of one id (copy and source).
+
+    `exactly`: it is not taken for the beginning of an id.
+    """
+    own = tables.own_images()
+    found = next(filter(None, (editor.find_exactly(ref) for editor in own)), None)
+    if found is None and not exactly:
+        found = next(filter(None, (editor.find(ref) for editor in own)), None)
+    if found is None:
+        return []
+    return [(editor, row) for editor in own if (row := editor.rows.by_id(found.id)) is not None]
 
 
 def directories_of(engine: Engine, id: str) -> list[str]:
