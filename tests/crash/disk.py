@@ -39,7 +39,9 @@ def crash_image(
     chance = random.Random(seed)
     kept = entries[:cut]
     flushed = max((i for i, entry in enumerate(kept) if entry[1] == FLUSH), default=-1)
-    target.write_bytes(b"")
+    # A new file: while somebody else's mount namespace has a copy of the mount, what is unmounted here stays mounted
+    # there, and the disk before this one is still written to.
+    target.unlink(missing_ok=True)
     os.system(f"cp --sparse=always '{base}' '{target}'")  # a copy that keeps holes; both paths are ours
     with target.open("r+b") as disk:
         for index, (_, kind, offset, data) in enumerate(kept):
