@@ -79,12 +79,11 @@ def _refuse(entry: Entry) -> None:
         except UnicodeDecodeError:
             why = "has a name that is not UTF-8"
     if why:
-        raise NotSupported(
+        sentence = (
             f"entry {quoted(entry.name)} {why}: the table of contents of a zstd:chunked blob cannot say so. "
-            "Compress the layer with plain zstd.",
-            peer=peer or None,
-            name=entry.name,
+            "Compress the layer with plain zstd."
         )
+        raise NotSupported(sentence, peer=peer or sentence, name=entry.name)
 
 
 def _content(payload: Iterable[memoryview], listed: toc.Listed, frames: _Frames) -> int:

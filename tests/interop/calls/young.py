@@ -131,6 +131,20 @@ YOUNG: list[Row | str] = [
         err="flag provided but not defined: --json\nSee 'PROGRAM config --help'.\n",
         status=125,
     ),
+    # A directory as a partial pull (on overlay: `test_staging_peer.py`)
+    young("applydiff-using-staging-dir L9 {work}", err="partial images are disabled\n", status=1),
+    young(
+        "applydiff-using-staging-dir L9",
+        "applydiff-using-staging-dir: more arguments required.\nHELP\n",
+        "TABLE\n",
+        1,
+    ),
+    young(
+        "applydiff-using-staging-dir L9 b c",
+        "applydiff-using-staging-dir: too many arguments ([L9 b c]).\nHELP\n",
+        "TABLE\n",
+        1,
+    ),
     # Namespaces
     young("unshare true"),
     young("unshare sh -c 'exit 3'", err="exit status 3\n", status=1),

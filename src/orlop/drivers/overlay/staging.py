@@ -81,6 +81,8 @@ def place(layout: Layout, target: str, layer: str, set_aside: SetAside, *, settl
     lock = _made.get(directory)
     if lock is None or not lock.is_held:
         raise Conflict(f"{target} was not made ready by this process, or is gone", path=target)
+    if not files.is_directory(target):  # peers as old as 1.43 remove all of them when they shut down
+        raise Conflict(f"{target} was removed by another program", path=target)
     diff = f"{layer}/diff"
     if settle_root:
         owner, mode = content.owner_and_mode(diff, overridden=False)
