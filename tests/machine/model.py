@@ -135,10 +135,7 @@ class Model(Making):
             "layers.by_diff_digest": "diff-digest",
             "layers.by_compressed_digest": "compressed-diff-digest",
         }
-        held = sorted(d["id"] for d in self.listed("layers") if d.get(member[what]) == value)
-        if not held:
-            raise Refused("LayerUnknown")
-        return held
+        return sorted(d["id"] for d in self.listed("layers") if d.get(member[what]) == value)
 
     def _diff(self, *, ref: str) -> str | None:
         """The digest of the exact diff of a layer; None for layers that were not filled from an archive."""

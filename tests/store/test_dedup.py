@@ -123,7 +123,7 @@ def test_files_with_the_same_content_lie_on_the_same_blocks(place: Place, method
     with place.open() as store:
         one, two = two_images(place, store)
         assert blocks(one / "large") != blocks(two / "large too")
-        result = store.dedup(method)
+        result = store.dedup(method=method)
     assert blocks(one / "large") == blocks(two / "large too")
     assert blocks(one / "small") == blocks(two / "small")
     assert blocks(two / "other") != blocks(one / "large")
@@ -176,7 +176,7 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(place: Place) -> None:
     with place.open() as store:
         one, two = two_images(place, store)
         before = [blocks(path) for path in (one / "large", two / "large too", two / "small")]
-        said = [store.dedup(method, dry_run=True) for method in ("crc", "size", "sha256")]
+        said = [store.dedup(method=method, dry_run=True) for method in ("crc", "size", "sha256")]
         assert [blocks(path) for path in (one / "large", two / "large too", two / "small")] == before
         done = store.dedup()
     assert said == [done, done, done]
@@ -261,7 +261,7 @@ def test_many_files_of_one_size_are_told_apart(place: Place) -> None:
         one = image(store, *[(f"a{number}", content) for number, content in enumerate(contents)])
         two = image(store, *[(f"b{number}", content) for number, content in enumerate(contents)])
         os.sync()
-        result = store.dedup("size")
+        result = store.dedup(method="size")
     assert result.deduped_bytes == 20 * 8192
     for number, content in enumerate(contents):
         assert (place.files(one) / f"a{number}").read_bytes() == content
@@ -349,9 +349,9 @@ def test_a_layer_that_is_deleted_while_files_are_read_does_not_stop_the_others(p
 
 def test_a_method_that_there_is_not_is_a_mistake_of_the_caller(place: Place) -> None:
     with place.open() as store:
-        for call in (store.dedup, lambda method: store.plan_dedup(method=method)):
+        for call in (store.dedup, store.plan_dedup):
             with pytest.raises(ValueError, match="sha256; found 'sha1'"):
-                call("sha1")
+                call(method="sha1")
 
 
 def test_progress_is_told_of_finding_hashing_and_sharing(place: Place) -> None:

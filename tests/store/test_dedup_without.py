@@ -22,5 +22,5 @@ def test_without_reflinks_a_plan_is_refused_and_the_peers_call_does_nothing(
                 store.plan_dedup()
             assert isinstance(refused.value, NotSupported)
             for method in ("crc", "size", "sha256"):
-                result = store.dedup(method)
+                result = store.dedup(method=method)
                 assert (result.deduped_bytes, result.freed_bytes) == (0, 0)

@@ -63,7 +63,7 @@ def dedup(call: Call) -> int:
         else:
             call.say(f"Deduplicated {size} bytes")
 
-    return _done(call, "dedup", lambda: call.store.dedup(method).deduped_bytes, tell)
+    return _done(call, "dedup", lambda: call.store.dedup(method=method).deduped_bytes, tell)
 
 
 def and_unmount(call: Call, work: Callable[[], int]) -> int:

@@ -178,28 +178,25 @@ class Layers(Collection[Layer]):
         return self[ref].size
 
     def by_compressed_digest(self, digest: str) -> list[Layer]:
-        """The layers whose blob had this digest. LayerUnknown if there is none."""
+        """The layers whose blob had this digest. May be empty."""
         return self._by_digest("compressed-diff-digest", digest)
 
     def by_diff_digest(self, digest: str) -> list[Layer]:
-        """The layers whose uncompressed tar has this digest (diff-id). LayerUnknown if there is none."""
+        """The layers whose uncompressed tar has this digest (diff-id). May be empty."""
         return self._by_digest("diff-digest", digest)
 
     def by_toc_digest(self, digest: str) -> list[Layer]:
-        """The layers pulled by a table of contents of this digest. LayerUnknown if there is none."""
+        """The layers pulled by a table of contents of this digest. May be empty."""
         return self._by_digest("toc-digest", digest)
 
     def _by_digest(self, member: str, digest: str) -> list[Layer]:
         Digest.parse(digest)
         with self._opening(READ) as tables:
-            found = [
+            return [
                 self._value(view, row)
                 for view in self._views(tables)
                 for row in view.rows.holding(member, digest)
             ]
-        if not found:
-            raise LayerUnknown(f"no layer has the {member} {digest}", ref=digest)
-        return found
 
     # --- deleting -----------------------------------------------------------------------------------------
 

@@ -56,8 +56,8 @@ class Upkeep:
 
     def dedup(
         self,
-        method: str = "crc",
         *,
+        method: str = "crc",
         dry_run: bool = False,
         progress: Callable[[object], object] | None = None,
     ) -> DedupResult:
