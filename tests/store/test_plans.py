@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import orlop
+import trees
 from interface import Disk
 from orlop.errors import (
     BadRecords,
@@ -336,6 +337,29 @@ def test_a_direct_deletion_walks_no_tree(store: orlop.Store, monkeypatch: pytest
     with pytest.raises(AssertionError):
         store.layers.create(id="a")
         store.plan_delete("a")
+
+
+@pytest.mark.parametrize("verb", ["delete", "wipe"])
+def test_planning_changes_nothing_but_finishes_what_every_reader_finishes(
+    store: orlop.Store, open_store: Open, disk: Disk, verb: str
+) -> None:
+    """A layer whose deletion was decided goes, as it would if layers were listed; then nothing at all changes."""
+    fill(store)
+    table = disk.path("layers", "layers.json")
+    records = json.loads(table.read_text())
+    (lone,) = [record for record in records if record["id"] == "lone"]
+    lone["flags"] = {"incomplete": True}
+    table.write_text(json.dumps(records))
+    planner = open_store()
+    plans = []
+    for changed in (True, False):
+        before = trees.listing(disk.place / "graph", atime=False)
+        plans.append(planner.plan_delete("app", "box") if verb == "delete" else planner.plan_wipe())
+        assert (trees.listing(disk.place / "graph", atime=False) != before) is changed
+    assert not disk.in_driver("lone")
+    assert [step.target for step in plans[0].steps] == [step.target for step in plans[1].steps]
+    assert "lone" not in {step.id for step in plans[0].steps}
+    planner.apply(plans[0])
 
 
 def test_planning_waits_for_who_is_writing(store: orlop.Store, disk: Disk) -> None:

@@ -1,7 +1,7 @@
 """Deleting without asking, wiping, and plans for both kinds of deletion (`spec/records.md` 20).
 
 A direct deletion builds no plan and walks no tree. A plan is made while the tables are only read; what it lists is
-weighed when they are free again.
+weighed when they are free again. As with every reader, loading them finishes what a dead process left half done.
 """
 
 from __future__ import annotations

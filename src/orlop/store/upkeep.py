@@ -144,6 +144,8 @@ class Upkeep:
     def plan_delete(self, *refs: str) -> Plan:
         """What would go if these containers, images and layers were deleted, all at once; nothing is changed.
 
+        As with every reader of the records, what a dead process left half made or half deleted is gone afterwards.
+
         A container goes with its layer, an image with the layers that nothing else needs; `keeps` says which layers
         stay, and why. Of each reference containers are looked through first, then images, then layers.
 
