@@ -143,6 +143,9 @@ def _global_header() -> io.BytesIO:
         (archive({"name": "a\udcff"}), "UTF-8"),
         (archive({"name": "a", "type": tarfile.SYMTYPE, "linkname": "\udcff"}), "UTF-8"),
         (archive({"name": "etc/.wh.a", "data": b"x"}), "whiteout"),
+        (archive({"name": "a", "mtime": 253402300800}), "9999"),
+        (archive({"name": "a", "pax_headers": {"mtime": "-62135596800"}}), "the year 1"),
+        (archive({"name": "a", "pax_headers": {"atime": f"{2**60}"}}), "9999"),
     ],
 )
 def test_what_a_table_cannot_say_is_refused(tar: io.BytesIO, says: str) -> None:

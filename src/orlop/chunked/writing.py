@@ -65,25 +65,16 @@ def write(tar: Blob, out: Writable, *, level: int = LEVEL) -> dict[str, str]:
 
 
 def _refuse(entry: Entry) -> None:
-    why = peer = ""
-    if entry.type not in toc.NAMES:
-        why, peer = f"is of type {chr(entry.type)!r}", f"unknown tarball type: {entry.type}"
-    elif entry.sparse is not None:
-        why = "is sparse"
-    elif entry.size and has_no_file(entry.name):
+    why = toc.unsayable(entry)
+    if not why and entry.size and has_no_file(entry.name):
         why = "is a whiteout and has content"
-    else:
-        try:
-            for text in (entry.name, entry.linkname, *(entry.xattrs or ())):
-                text.decode()
-        except UnicodeDecodeError:
-            why = "has a name that is not UTF-8"
     if why:
         sentence = (
             f"entry {quoted(entry.name)} {why}: the table of contents of a zstd:chunked blob cannot say so. "
             "Compress the layer with plain zstd."
         )
-        raise NotSupported(sentence, peer=peer or sentence, name=entry.name)
+        peer = sentence if entry.type in toc.NAMES else f"unknown tarball type: {entry.type}"
+        raise NotSupported(sentence, peer=peer, name=entry.name)
 
 
 def _content(payload: Iterable[memoryview], listed: toc.Listed, frames: _Frames) -> int:

@@ -44,6 +44,7 @@ _CHUNK = "chunk"
 _NUMBER_MAX = 2**63 - 1
 _TIMES = (("modtime", "mtime_ns"), ("accesstime", "atime_ns"), ("changetime", "ctime_ns"))
 _UNSET_NS = Timestamp("0001-01-01T00:00:00Z").ns
+_TOO_LATE_NS = Timestamp("9999-12-31T23:59:59Z").ns + 1_000_000_000
 
 
 class Chunk:
@@ -98,6 +99,24 @@ def difference(listed: Entry, found: Entry) -> str:
         if (getattr(listed, field) or 0) != (getattr(found, field) or 0):  # the epoch means "not known"
             return field
     return "xattrs" if (listed.xattrs or {}) != (found.xattrs or {}) else ""
+
+
+def unsayable(entry: Entry) -> str:
+    """Why a table cannot have an entry, as half a sentence; or ""."""
+    if entry.type not in NAMES:
+        return f"is of type {chr(entry.type)!r}"
+    if entry.sparse is not None:
+        return "is sparse"
+    if min(entry.mode, entry.uid, entry.gid, entry.devmajor, entry.devminor) < 0:
+        return "has a negative number"
+    if not all(_UNSET_NS < (getattr(entry, field) or 0) < _TOO_LATE_NS for _, field in _TIMES):
+        return "has a time before the year 1 or after the year 9999"
+    try:
+        for text in (entry.name, entry.linkname, *(entry.xattrs or ())):
+            text.decode()
+    except UnicodeDecodeError:
+        return "has a name that is not UTF-8"
+    return ""
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -263,7 +282,7 @@ def _xattrs(members: Mapping[str, Any], where: str) -> dict[bytes, bytes] | None
 
 
 def encode(toc: TOC) -> bytes:
-    """The table as JSON. Names that are not UTF-8 have no form in it: `UnicodeDecodeError`."""
+    """The table as JSON; of entries that are not `unsayable`."""
     entries: list[dict[str, Any]] = []
     for listed in toc.entries.values():
         entries += _documents(listed)
