@@ -148,6 +148,56 @@ def test_a_typing_error_makes_no_store(place: Path, command: str, capsys: pytest
     assert os.listdir(place / "other") == ["file"]
 
 
+def _roots(place: Path) -> list[str]:
+    return ["--root", str(place / "graph"), "--runroot", str(place / "run")]
+
+
+@pytest.mark.parametrize(
+    ("said_by", "wrong"),
+    [
+        *(("command line", name) for name in ("other", "btrfs", "zfs", "aufs", "overlay2")),
+        *(("environment", name) for name in ("other", "btrfs", "zfs", "aufs")),
+    ],
+)
+def test_a_mistyped_driver_makes_no_second_store(
+    store: orlop.Store,
+    place: Path,
+    disk: Disk,
+    wrong: str,
+    said_by: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside a second one every program asks which of them is meant, and opens neither without an answer."""
+    wrong = wrong if wrong != "other" else {"vfs": "overlay", "overlay": "vfs"}[disk.driver]
+    list(store.layers)
+    before = set(os.listdir(place / "graph")) | {"userns.lock"}
+    if said_by == "environment":
+        conf = place / "storage.conf"
+        conf.write_text(f'[storage]\ngraphroot = "{place}/graph"\nrunroot = "{place}/run"\n')
+        monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(conf))
+        monkeypatch.setenv("STORAGE_DRIVER", wrong)
+        status = run(["df"])
+        wrong = "overlay" if wrong == "overlay2" else wrong  # the file's spelling of it
+    else:
+        status = run([*_roots(place), "-d", wrong, "df"])
+    out, err = capsys.readouterr()
+    assert (status, out) == (1, "")
+    assert f'"{wrong}"' in err
+    assert set(os.listdir(place / "graph")) <= before
+
+
+def test_without_a_driver_the_store_that_is_there_is_looked_at(
+    store: orlop.Store, place: Path, disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Opening a root with nothing but an empty vfs store makes one of overlay, as the peers do; looking does not."""
+    assert list(store.layers) == []
+    assert run([*_roots(place), "df", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+    other = {"vfs": "overlay", "overlay": "vfs"}[disk.driver]
+    assert not [name for name in os.listdir(place / "graph") if name.split("-")[0] == other]
+
+
 def test_a_root_that_is_a_file_is_a_failure_said_without_numbers(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +241,18 @@ def test_a_name_that_is_not_utf_8_is_listed(command: Run, store: orlop.Store, di
     os.rmdir(path)
 
 
+def _ended(
+    words: list[str], *, closed: tuple[int, ...] = (), stdout: int = subprocess.PIPE
+) -> tuple[int, str, str]:
+    """How the program ends that was started with these streams closed: status, standard output, standard error."""
+    argv = [sys.executable, *_RUN, *words]
+    code = f"import os\nfor fd in {closed}: os.close(fd)\nos.execv({argv[0]!r}, {argv})"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
+    return ended.returncode, ended.stdout or "", ended.stderr
+
+
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_closed_streams_do_no_harm(
     store: orlop.Store, place: Path, disk: Disk, closed: tuple[int, ...]
@@ -198,12 +260,80 @@ def test_closed_streams_do_no_harm(
     """The first file that is opened takes the number: talk would be written into a lock file."""
     store.layers.put(tar("x"))
     before = {path: path.read_bytes() for path in disk.path("layers").glob("layers.*")}
-    words = ["--root", str(place / "graph"), "--runroot", str(place / "run"), "-d", disk.driver, "df"]
-    argv = [sys.executable, *_RUN, *words]
-    code = f"import os\nfor fd in {closed}: os.close(fd)\nos.execv({argv[0]!r}, {argv})"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr, 1 in closed) == (0, "", not ended.stdout)
+    status, out, err = _ended([*_roots(place), "-d", disk.driver, "df"], closed=closed)
+    assert (status, bool(out)) == ((1, False) if 1 in closed else (0, True))
+    lost = "orlop: the answer cannot be written to standard output: Bad file descriptor\n"
+    assert err == (lost if closed == (1,) else "")
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("words", [["df"], ["--version"], ["gc", "--dry-run", "--json"]])
+def test_an_answer_that_nobody_gets_does_not_look_like_a_full_store(
+    store: orlop.Store, place: Path, disk: Disk, words: list[str]
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        status, _, err = _ended([*_roots(place), "-d", disk.driver, *words], stdout=full)
+    finally:
+        os.close(full)
+    assert status == 1
+    assert err == "orlop: the answer cannot be written to standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--root", ""], "'--root': wanted a path, found an empty one"),
+        (["--run", ""], "'--runroot' / '--run': wanted a path, found an empty one"),
+        (["--lock-timeout", "-1"], "wanted seconds, a number from 0 on; found '-1'"),
+        (["--lock-timeout", "nan"], "wanted seconds, a number from 0 on; found 'nan'"),
+        (["--lock-timeout", "x"], "wanted seconds, a number from 0 on; found 'x'"),
+    ],
+)
+def test_an_option_that_means_nothing_is_wrong_usage(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words, "df"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, said in err) == ("", True), err
+
+
+def test_options_have_the_names_that_podman_and_its_tools_give_them(
+    store: orlop.Store, place: Path, disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list(store.layers)
+    for words in (
+        ["--root", f"{place}/graph", "--runroot", f"{place}/run", "--storage-driver", disk.driver],
+        ["--root", f"{place}/graph", "--run", f"{place}/run", "--driver", disk.driver],
+    ):
+        assert run([*words, "df"]) == 0, capsys.readouterr().err
+    for words in (["--imagestore"], ["--image-store"]):
+        assert run([*_roots(place), *words, f"{place}/nowhere", "df"]) == 1
+        assert capsys.readouterr().err == f"orlop: {place}/nowhere: there is no store here\n"
+
+
+def test_an_interrupt_while_it_starts_is_silent(tmp_path: Path) -> None:
+    """A slow module stands for the time that importing takes: who presses the keys then sees no traceback."""
+    slow = tmp_path / "click.py"
+    slow.write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    script = Path(__file__).parents[2] / "scripts" / "orlop"
+    source = Path(orlop.__file__).parents[1]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, script, "df"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{source}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    signal.signal(signal.SIGINT, before)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (-signal.SIGINT, b"")
 
 
 def test_who_interrupts_is_not_told_that_nothing_was_done(

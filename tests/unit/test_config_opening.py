@@ -304,3 +304,16 @@ def test_closing_one_store_takes_no_lock_from_another() -> None:
     assert three.layers.create().id in two.layers
     two.close()
     three.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem", "found"),
+    [(-1, ValueError, "-1"), (float("nan"), ValueError, "nan"), ("x", TypeError, "str")],
+)
+def test_a_time_to_wait_is_a_number_from_0_on(
+    tmp_path: Path, given: object, problem: type[Exception], found: str
+) -> None:
+    """One that is not a number would wait for ever, and a negative one for nothing at all."""
+    with pytest.raises(problem, match=f"lock_timeout: wanted seconds, .*; found {found}$"):
+        orlop.open_store(tmp_path / "graph", tmp_path / "run", "vfs", lock_timeout=given)  # type: ignore[arg-type]
+    assert not (tmp_path / "graph").exists()

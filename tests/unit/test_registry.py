@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import orlop
 from orlop.drivers import registry
 from orlop.drivers.api import Driver, DriverOptions
 from orlop.drivers.vfs import VFS
@@ -71,6 +72,20 @@ def test_an_unknown_name_is_refused_in_the_peers_words(tmp_path: Path) -> None:
 def test_a_driver_of_other_versions_is_named_as_such(tmp_path: Path, name: str) -> None:
     with pytest.raises(DriverNotSupported, match=f'driver "{name}" is not available in this version'):
         _open(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["aufs", "btrfs", "zfs", "nosuch"])
+def test_a_driver_that_is_not_here_leaves_no_trace(tmp_path: Path, name: str) -> None:
+    """An empty directory of that name would be another driver's data to every program that comes after."""
+    with pytest.raises(DriverNotSupported):
+        orlop.open_store(tmp_path / "graph", tmp_path / "run", name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_driver_that_does_not_start_leaves_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        orlop.open_store(tmp_path / "graph", tmp_path / "run", "vfs", driver_options=["vfs.nonsense=1"])
+    assert "vfs" not in os.listdir(tmp_path / "graph")
 
 
 def test_aufs_is_refused_as_the_peers_refuse_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ A command's module is imported when the command runs. Colour and bars only on a 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from importlib import import_module
@@ -28,11 +29,36 @@ from orlop.cli import render
 from orlop.system import program
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+    from orlop.model.options import StoreOptions
     from orlop.store.store import Store
 
 FAILED, USAGE, DAMAGE, LOCKED = 1, 2, 3, 4
+ANSWER_LOST = "the answer cannot be written to standard output"
 
-_PATH = click.Path(readable=False)  # what cannot be read is no wrong usage; opening the store says so
+
+class _Root(click.Path):
+    """A directory that opening the store will look at: what cannot be read is no wrong usage."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:  # a variable that is not set must not mean the system's store
+            self.fail("wanted a path, found an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, given: str | None) -> float | None:
+    try:
+        seconds = None if given is None else float(given)
+    except ValueError:
+        seconds = -1
+    if seconds is not None and not seconds >= 0:  # nor is "nan", for which one would wait for ever
+        raise click.BadParameter(f"wanted seconds, a number from 0 on; found {given!r}", ctx, param)
+    return seconds
+
 
 # Command -> module of this room and the sentence of the overview, so that `orlop --help` imports none of them.
 COMMANDS = {
@@ -84,27 +110,39 @@ class Session:
             # It would be told each time that no subordinate ids are set aside; a store without them needs none.
             raise click.exceptions.Exit(namespace.enter(False, os.environ, lambda warning: None))
         import orlop
-        from orlop.store.opening import completed
+        from orlop.store.opening import completed, opened
 
         configuration = orlop.Configuration(warn=_warn)
-        options = completed(orlop.StoreOptions(**self._options), configuration=configuration)
-        for root in filter(None, (options.graph_root, options.image_store)):
-            if not _holds_a_store(root):
-                raise FileNotFoundError(errno.ENOENT, "there is no store here", root)
-        return orlop.open_store(**self._options, configuration=configuration)
+        given = orlop.StoreOptions(**self._options)
+        options = completed(given, configuration=configuration)
+        return opened(given, options.replace(driver=_driver_of_store(options)), configuration)
 
 
-def _holds_a_store(root: str) -> bool:
-    """Whether somebody has opened a store in this directory before, or copied one to it.
+def _driver_of_store(options: StoreOptions) -> str:
+    """The driver of the store that lies in the roots that are meant; "" if there are several to choose from.
 
     Raises:
+        FileNotFoundError: there is no store, or none of the driver that was asked for.
         PermissionError, NotADirectoryError: nobody can say.
+        DriverNotSupported: it is no driver's name, or that of one that is not here.
     """
-    try:
-        names = os.listdir(root)
-    except FileNotFoundError:
-        return False
-    return "storage.lock" in names or any(name.endswith(("-layers", "-images")) for name in names)
+    from orlop.drivers import registry
+
+    driver = options.driver
+    if driver:
+        registry.check_name(driver, options.graph_root)
+    for root in filter(None, (options.graph_root, options.image_store)):
+        there = registry.stored_in(root)
+        if not there:
+            raise FileNotFoundError(errno.ENOENT, "there is no store here", root)
+        if options.driver and options.driver not in there:
+            found = ", ".join(there)
+            raise FileNotFoundError(
+                errno.ENOENT, f'there is no store of the driver "{driver}" here, but one of {found}', root
+            )
+        if not driver and len(there) == 1:
+            driver = there[0]
+    return driver
 
 
 def _warn(message: str) -> None:
@@ -112,14 +150,22 @@ def _warn(message: str) -> None:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--root", "graph_root", type=_PATH, help="Graph root, where the store lies.")
-@click.option("--runroot", "run_root", type=_PATH, help="Run root, lost on reboot.")
-@click.option("--driver", "-d", help="Driver: overlay, vfs, ...")
-@click.option("--option", "-o", "driver_options", multiple=True, metavar="KEY=VALUE", help="Driver option.")
-@click.option("--imagestore", "image_store", type=_PATH, help="Second root, for images.")
-@click.option("--transient", is_flag=True, help="Containers live in the run root.")
+@click.option("--root", "graph_root", type=_Root(), help="Graph root, where the store lies.")
+@click.option("--runroot", "--run", "run_root", type=_Root(), help="Run root, lost on reboot.")
+@click.option("--driver", "--storage-driver", "-d", help="Driver: overlay, vfs, ...")
 @click.option(
-    "--lock-timeout", type=float, metavar="SECONDS", help="Give up waiting for others after so long."
+    "--option",
+    "--storage-opt",
+    "-o",
+    "driver_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Driver option.",
+)
+@click.option("--imagestore", "--image-store", "image_store", type=_Root(), help="Second root, for images.")
+@click.option("--transient", "--transient-store", is_flag=True, help="Containers live in the run root.")
+@click.option(
+    "--lock-timeout", callback=_seconds, metavar="SECONDS", help="Give up waiting for others after so long."
 )
 @click.version_option(package_name="orlop")
 @click.pass_context
@@ -141,6 +187,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 def run(args: list[str] | None = None) -> int:
     """The whole command: `args` without the program's name; the exit status."""
     _prepare_streams()
+    program.listen_for_interrupts()
     try:
         # A command returns its exit status; click hands it through outside of its standalone mode.
         status = cli.main(args=args, prog_name="orlop", standalone_mode=False)
@@ -161,20 +208,42 @@ def run(args: list[str] | None = None) -> int:
     except errors.LockTimeout as busy:
         return _failed(busy, LOCKED)
     except (errors.StorageError, OSError) as problem:
-        if isinstance(problem, BrokenPipeError):
-            # Whoever read has seen enough. What is still buffered must not fail once more at exit.
+        lost = isinstance(problem, OSError) and problem.filename == ANSWER_LOST
+        if lost or isinstance(problem, BrokenPipeError):
+            # Nobody can have the rest of the answer. What is still buffered must not fail once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return FAILED
+        if isinstance(problem, BrokenPipeError):
+            return FAILED  # whoever read has seen enough
         return _failed(problem, DAMAGE if isinstance(problem, errors.Damaged) else FAILED)
+
+
+class _Answer(io.FileIO):
+    """Standard output, whose errors say that they are its own: a full disk below it is not the store's."""
+
+    def __init__(self) -> None:
+        super().__init__(1, "w", closefd=False)
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, ANSWER_LOST) from error
 
 
 def _prepare_streams() -> None:
     """UTF-8, and three streams that are open: Python has None for one that was closed when it started."""
     program.insist_on_utf_8()
     program.occupy_standard_streams()
-    for name, fd in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+    for name, fd in (("stdin", 0), ("stderr", 2)):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w", encoding="utf-8", closefd=False))
+    if sys.stdout is None or sys.stdout is sys.__stdout__:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Answer()),
+            encoding="utf-8" if sys.stdout is None else sys.stdout.encoding,
+            errors=None if sys.stdout is None else sys.stdout.errors,
+            line_buffering=sys.stdout is not None and sys.stdout.isatty(),
+        )
 
 
 def _failed(problem: Exception, status: int) -> int:
@@ -186,6 +255,7 @@ def _failed(problem: Exception, status: int) -> int:
 
 def _sentence(problem: Exception) -> str:
     """What went wrong, without the number that Python puts in front of an error of the system."""
-    if isinstance(problem, OSError) and problem.filename is not None and problem.strerror:
-        return f"{os.fsdecode(problem.filename)}: {problem.strerror}"
+    if isinstance(problem, OSError) and problem.strerror:
+        where = "" if problem.filename is None else f"{os.fsdecode(problem.filename)}: "
+        return where + problem.strerror
     return str(problem)

@@ -159,8 +159,8 @@ class Configuration:
     def complete(self, options: StoreOptions) -> StoreOptions:
         """Section 10: `options` as a store can be opened with them, roots absolute.
 
-        With no root, driver or driver option in them, what they do not say is that of `effective`; otherwise only a
-        missing root is added.
+        With no root, driver or driver option in them, what they do not say is that of `effective`; otherwise only the
+        second root is added, if there is one.
 
         Raises:
             IncompleteOptions: a driver or driver options, but neither root.
@@ -170,7 +170,7 @@ class Configuration:
             options = options.over(self.effective())
         if not (options.graph_root or options.run_root):
             raise IncompleteOptions(
-                "wanted a graph root and a run root; found a driver or driver options without either"
+                "wanted a graph root or a run root, or both; found a driver or driver options without either"
             )
         if not options.graph_root or not options.run_root:
             # An ordinary user can do nothing with the root of the system that is missing here.

@@ -2,9 +2,9 @@
 
 Rule 1: Existing data decides. A root that holds a driver's data is opened with that driver or not at all: falling
         through to the next one would show an empty store above layers that are still there.
-Rule 2: `vfs` works everywhere, so it comes last, and its directory alone does not count as existing data unless the
-        priority list was configured. (The peers do it so; a root with only `vfs` in it and no driver named may be
-        opened with overlay.)
+Rule 2: `vfs` works everywhere, so it comes last, and its directory counts as existing data only once there are layers
+        in it, or if the priority list was configured. (A root with only an empty `vfs` in it and no driver named may
+        be opened with overlay. The peers go further, and pass over vfs with layers, too.)
 Rule 3: A name maps to a dotted path, imported on use. A name that is known but not in this version refuses data of
         its kind instead of ignoring it.
 """
@@ -42,7 +42,7 @@ def names() -> tuple[str, ...]:
 
 
 def check_name(name: str, graph_root: str) -> None:
-    """Refuse a name that is no driver's, before it becomes part of a path: configurations may say `../../etc`.
+    """Refuse a name that is no driver's here, before it becomes part of a path: configurations may say `../../etc`.
 
     Raises:
         DriverNotSupported.
@@ -54,6 +54,27 @@ def check_name(name: str, graph_root: str) -> None:
             name=name,
             root=graph_root,
         )
+    if _DRIVERS[name] is None:
+        # Whoever makes its directory makes data of a second driver, between which nobody can choose afterwards.
+        raise _absent(name, graph_root)
+
+
+def stored_in(root: str) -> list[str]:
+    """The drivers of which something lies in a graph root or an image store: tables, or what the driver keeps.
+
+    Raises:
+        PermissionError, NotADirectoryError: nobody can say.
+    """
+    try:
+        there = set(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    return [
+        name
+        for name in _DRIVERS
+        if not there.isdisjoint(f"{name}-{kind}" for kind in ("layers", "images", "containers"))
+        or (name in there and _has_entries(os.path.join(root, name)))
+    ]
 
 
 def open_driver(
@@ -125,8 +146,12 @@ def open_driver(
 
 def _has_vfs_layers(graph_root: str) -> bool:
     """True if vfs was really used here: any program that was once told to use it makes the empty home."""
+    return _has_entries(os.path.join(graph_root, "vfs", "dir"))
+
+
+def _has_entries(directory: str) -> bool:
     try:
-        return bool(os.listdir(os.path.join(graph_root, "vfs", "dir")))
+        return bool(os.listdir(directory))
     except OSError:
         return False
 
@@ -134,8 +159,7 @@ def _has_vfs_layers(graph_root: str) -> bool:
 def _class_of(name: str, graph_root: str) -> type[Driver]:
     check_name(name, graph_root)
     path = _DRIVERS[name]
-    if path is None:
-        raise _absent(name, graph_root)
+    assert path is not None
     module, _, attribute = path.rpartition(".")
     # Not `importlib.import_module`: `importlib` takes longer to import than most drivers.
     found: type[Driver] = getattr(__import__(module, fromlist=[attribute]), attribute)

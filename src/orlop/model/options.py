@@ -20,6 +20,15 @@ AUTO_USERNS_MIN_SIZE = 1024
 AUTO_USERNS_MAX_SIZE = 65536
 
 
+def _require_seconds(given: object) -> None:
+    if given is None:
+        return
+    if not isinstance(given, (int, float)):
+        raise TypeError(f"lock_timeout: wanted seconds, a number; found {type(given).__name__}")
+    if not given >= 0:  # nor is "not a number", which would wait for ever
+        raise ValueError(f"lock_timeout: wanted seconds, from 0 on; found {given}")
+
+
 class StoreOptions(Value):
     """Options of a store (`spec/config.md` 9 and 10); `replace` makes a changed copy.
 
@@ -106,6 +115,8 @@ class StoreOptions(Value):
         auto_userns_max_size: int = 0,
         pull_options: Mapping[str, str] | None = None,
     ) -> None:
+        """Raises TypeError, ValueError: `lock_timeout` is no number of seconds from 0 on."""
+        _require_seconds(lock_timeout)
         self._fill(
             graph_root,
             run_root,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from orlop.drivers import registry
+from orlop.drivers.api import SupportsStaging
 from orlop.errors import ConfigError
 from orlop.store.tables import WRITE, Tables
 from orlop.system import files
@@ -50,17 +51,27 @@ class Engine:
             if root:
                 files.make_dirs(root)
         # Created here, before the driver is known to work, because the peers expect to find it (`spec/records.md` 1).
-        if options.driver:
-            files.make_dirs(os.path.join(options.graph_root, options.driver))
-            if options.image_store:
-                files.make_dirs(os.path.join(options.image_store, options.driver))
+        roots = [root for root in (options.graph_root, options.image_store) if root and options.driver]
+        homes = [os.path.join(root, options.driver) for root in roots]
+        new = [home for home in homes if not os.path.lexists(home)]
+        for home in homes:
+            files.make_dirs(home)
         self.graph_lock = LockFile.at(os.path.join(options.graph_root, "storage.lock"))
         self.userns_lock = LockFile.at(os.path.join(options.graph_root, "userns.lock"))
         self._driver: Driver | None = None
         self._driver_token: bytes | None = None
         self.ids_set_aside: tuple[str, IDSet, IDSet] | None = None
         """Owner, user ids and group ids for automatic user namespaces, once `store/userns` has looked them up."""
-        self.driver_name = self.driver().name
+        try:
+            self.driver_name = self.driver().name
+        except BaseException:
+            # One of a driver that does not work here would be another driver's data to whoever comes next.
+            for home in new:
+                try:
+                    os.rmdir(home)
+                except OSError:
+                    pass
+            raise
         self._tables: dict[str, Table] = {}
         self._additional: tuple[str, ...] | None = None
         for place in (
@@ -145,6 +156,11 @@ class Engine:
             forget_copies(tables, layer_ids)
         rubbish.empty()
 
+    def _prune_staged(self) -> None:
+        driver = self.ready_driver
+        if isinstance(driver, SupportsStaging):
+            driver.prune_staged()
+
     def _stored_ids(self) -> list[str]:
         return self.ready_driver.ids()
 
@@ -190,6 +206,7 @@ class Engine:
             stored_ids=self._stored_ids,
             release=self._release,
             temp_roots=self.ready_driver.temp_roots(),
+            prune=self._prune_staged,
         )
 
     def _make_images(self) -> ImageTable:

@@ -47,7 +47,8 @@ def open_store(
 
     With none of `graph_root`, `run_root`, `driver` and `driver_options`, the configuration files decide, as they do
     for podman (docs/configuration.md); what else is given here is stronger. With at least one of the four, files
-    only supply a missing root.
+    count no more: they only supply the second root if one of the two is given, and one of the two has to be
+    (`spec/config.md` 10).
 
     Args:
         graph_root, run_root: the persistent root, and the one lost on reboot.
@@ -69,6 +70,8 @@ def open_store(
 
     Raises:
         ConfigError, LimitExceeded: a configuration file or an option that cannot be used.
+        IncompleteOptions: a driver or driver options, but neither root.
+        TypeError, ValueError: an argument that is none of these things.
         NotSupported: the driver is not known, or does not work here.
     """
     if isinstance(driver_options, str):
@@ -100,7 +103,11 @@ def open_store(
         from orlop.config.load import Configuration
 
         configuration = Configuration()
-    options = completed(given, durability=durability, configuration=configuration)
+    return opened(given, completed(given, durability=durability, configuration=configuration), configuration)
+
+
+def opened(given: StoreOptions, options: StoreOptions, configuration: Configuration | None = None) -> Store:
+    """The store with `options`, which is what `completed` made of `given`; raises as `open_store`."""
     if not options.driver:
         options = options.replace(driver=_driver_in_use(options))
     try:
