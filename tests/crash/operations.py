@@ -63,6 +63,16 @@ def _put(store: Any, parent: str) -> None:
     store.layers.put(blob("x", "y"), id=ID["new"], parent=parent, names=["new"], data={"k": b"v"})
 
 
+def _staged(store: Any) -> None:
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # as in tests
+    from differs import TarDiffer
+
+    output = store.prepare_staged_layer(TarDiffer(blob("x", "y"), toc_digest="sha256:" + "7" * 64))
+    store.apply_staged_layer(
+        output, id=ID["new"], parent="base", names=["new"], data={"k": b"v"}, flags={"f": 1}
+    )
+
+
 def _locked(store: Any) -> None:
     with store.digest_lock("sha256:" + "0" * 64, timeout=20) as lock:
         lock.touch()
@@ -114,6 +124,7 @@ OPERATIONS = {
         lambda s: s.layers.create(id=ID["new"], parent="top", names=["new"], data={"k": b"v"})
     ),
     "put": Operation(lambda s: _put(s, "base")),
+    "staged": Operation(_staged, "staging"),
     "apply": Operation(lambda s: s.apply_diff("lone", blob("z"))),
     "delete-layer": Operation(lambda s: s.layers.delete("lone"), frees=True),
     "delete-container": Operation(lambda s: s.containers.delete("box"), frees=True),

@@ -300,6 +300,7 @@ SCENES = {
     "rubbish": Scene(_rubbish, littered=True),
     "damaged": Scene(_damaged, damaged=True),
     "sealed": Scene(_sealed, drivers=("overlay",)),
+    "staging": Scene(_plain, drivers=("overlay",)),
     "xfs": Scene(_doubles, disk="xfs"),
     "btrfs": Scene(_doubles, disk="btrfs"),
 }

@@ -271,3 +271,18 @@ def test_what_is_being_made_ready_is_no_garbage(opened: Opened, graph: Path) -> 
     other.gc()
     store.apply_staged_layer(output, id="one")
     _nothing_is_left(graph)
+
+
+def test_what_a_dead_process_made_ready_goes_with_the_next_write(opened: Opened, graph: Path) -> None:
+    """And not with reading, nor while it is in use."""
+    store = opened()
+    used = store.prepare_staged_layer(TarDiffer(tar("a")))
+    dead = graph / "overlay/staging/1"
+    (dead / "dir").mkdir(parents=True)
+    (dead / "staging.lock").touch()
+    assert len(opened().layers) == 0
+    assert dead.exists()
+    opened().layers.create(id="new")
+    assert os.listdir(graph / "overlay/staging") == [os.path.basename(os.path.dirname(used.target))]
+    store.apply_staged_layer(used, id="one")
+    _nothing_is_left(graph)

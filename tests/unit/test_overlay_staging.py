@@ -280,3 +280,16 @@ def test_a_layer_on_another_file_system_says_so(
         split.shutdown()
     finally:
         subprocess.run(["umount", images], check=True)
+
+
+def test_a_directory_that_was_never_locked_is_rubbish_by_its_name(driver: Overlay, staged: Path) -> None:
+    """Its maker died at once; another name may be that of an older peer, which takes no locks."""
+    (staged / ".tmp-1").mkdir(parents=True)
+    (staged / "1").mkdir()
+    assert {os.path.basename(found.path): found.keep for found in driver.leftovers()} == {
+        "1": True,
+        ".tmp-1": False,
+    }
+    driver.prune_staged()
+    assert os.listdir(staged) == ["1"]
+    os.rmdir(staged / "1")

@@ -609,6 +609,10 @@ class SupportsStaging(abc.ABC):
         """
 
     @abc.abstractmethod
+    def prune_staged(self) -> None:
+        """Remove the directories of processes that died. The layers are held exclusively."""
+
+    @abc.abstractmethod
     def differ_target(self, id: str) -> str:
         """The directory with the content of a layer, an absolute path."""
 

@@ -47,6 +47,7 @@ class LayerTable(Table):
         stored_ids: Callable[[], list[str]] | None = None,
         release: Callable[[set[str]], None] | None = None,
         temp_roots: tuple[str, ...] = (),
+        prune: Callable[[], object] | None = None,
     ) -> None:
         stable = [TableFile(os.path.join(directory, "layers.json"), durable=durable)]
         locks = [LockFile.at(os.path.join(directory, "layers.lock"), read_only=read_only)]
@@ -77,6 +78,7 @@ class LayerTable(Table):
         self._stored_ids = stored_ids
         self._release = release
         self._temp_roots = temp_roots
+        self._prune = prune
         self._durable = durable
 
     # --- places -----------------------------------------------------------------------------------------
@@ -102,8 +104,13 @@ class LayerTable(Table):
         return (self.trash_root, *self._temp_roots)
 
     def recover_trash(self) -> list[OSError]:
-        """Delete what dead processes set aside; what went wrong. The table is held exclusively."""
+        """Delete what dead processes set aside, or made ready; what went wrong. The table is held exclusively."""
         problems = [problem for root in self.trash_roots() for problem in trash.recover(root)]
+        if self._prune is not None:
+            try:
+                self._prune()
+            except OSError as error:
+                problems.append(error)
         self._remove_empty_roots()
         return problems
 

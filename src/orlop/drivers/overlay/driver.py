@@ -379,6 +379,12 @@ class Overlay(
 
         staging.drop(self._layout, target)
 
+    def prune_staged(self) -> None:
+        if any(os.path.lexists(f"{home}/{layout.STAGING}") for home in self._layout.own):
+            from orlop.drivers.overlay import leftovers
+
+            leftovers.clear_staging(self._layout)
+
     def differ_target(self, id: str) -> str:
         return f"{self._directory(id)}/diff"
 

@@ -155,6 +155,9 @@ def _staging(home: str) -> Iterator[Leftover]:
         lock = f"{path}/{STAGING_LOCK}"
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             yield Leftover("file", path, "it is no directory of a partial pull", keep=True)
+        elif not os.path.lexists(lock) and name.startswith(files.TEMPORARY):
+            # One of ours, between two calls or dead. If it is alive it finds out, and makes another.
+            yield Leftover("directory", path, "the partial pull that was to use it never began")
         elif not os.path.lexists(lock):
             reason = "it has no lock that would tell whether its process is alive"
             yield Leftover("directory", path, reason, keep=True)

@@ -2,9 +2,10 @@
 
     <home>/staging/<number>/dir             the content; renamed to `<layer>/diff` when there is a layer
     <home>/staging/<number>/staging.lock    held by the process that makes it
+    <home>/staging/.tmp-<number>            the same before it is locked
 
-Rule 1: The lock is taken before there is any content, and given up when the directory has another name: whoever finds
-        it free finds rubbish (`leftovers`).
+Rule 1: The lock is taken before the directory has its name, and given up when it has lost it: whoever finds it free
+        finds rubbish (`leftovers`).
 Rule 2: A process knows the directories that it made. What it did not make it neither places nor removes, whoever says
         so: paths come back through callers.
 Rule 3: Content comes to its place by one rename. What was there, if it was not empty, is exchanged for it, so that a
@@ -42,29 +43,30 @@ def prepare(layout: Layout, *, owner: tuple[int, int], force_mask: int | None) -
         files.make_dirs(base)
         if not files.is_directory(base):  # a symlink would have us write wherever it leads
             raise UnsafePath(f"{base} is not a directory of ours", path=base)
-        directory = f"{base}/{int.from_bytes(os.urandom(4), 'little')}"
+        number = int.from_bytes(os.urandom(4), "little")
+        new, directory = f"{base}/{files.TEMPORARY}{number}", f"{base}/{number}"
         try:
-            os.mkdir(directory, 0o700)
+            os.mkdir(new, 0o700)
         except FileExistsError:
             continue
-        lock = _locked(directory)
+        lock = _locked(new)
         if lock is None:
             continue
         try:
-            target = f"{directory}/{_CONTENT}"
-            os.mkdir(target, 0o700)
-            content.settle(target, _NEW_ROOT if force_mask is None else force_mask, owner)
+            os.mkdir(f"{new}/{_CONTENT}", 0o700)
+            content.settle(f"{new}/{_CONTENT}", _NEW_ROOT if force_mask is None else force_mask, owner)
+            os.rename(new, directory)
         except BaseException:
-            files.remove_tree(directory)
+            files.remove_tree(new)
             lock.close()
             raise
         _made[directory] = lock
-        return target, lock
+        return f"{directory}/{_CONTENT}", lock
     raise OSError(errno.EAGAIN, f"no directory could be made and locked in {_ATTEMPTS} attempts", base)
 
 
 def _locked(directory: str) -> OwnedLock | None:
-    """The lock of a directory just made; None if a peer took that for rubbish, as without a lock it looks."""
+    """The lock of a directory just made; None if somebody took that for rubbish, as without a lock it looks."""
     try:
         lock = own(f"{directory}/{STAGING_LOCK}", exclusive_create=True)
     except FileNotFoundError:
