@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import InvalidKey, StorageError
+from orlop.errors import InvalidKey, StorageError, UnsafePath
 from orlop.formats import gojson
 from orlop.formats.bigdata import file_name
 from orlop.model.digest import Digest
@@ -130,10 +130,8 @@ class Items:
         if not data:
             return {}
         directory = os.path.join(self._table.directory, id)
-        if not os.path.isdir(directory):
-            files.make_dirs(directory)
-            if self._durable:
-                files.sync_dir(self._table.directory)
+        if files.make_own_dir(directory) and self._durable:
+            files.sync_dir(self._table.directory)
         names = list(document.get("big-data-names") or ())
         sizes = dict(document.get("big-data-sizes") or {})
         digests = dict(document.get("big-data-digests") or {})
@@ -266,10 +264,9 @@ def _unmake(directory: str) -> None:
 
     Those of an image in an additional store lie in our root, and are there while we make a copy of it.
     """
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return
+    if not files.is_directory(directory):
+        return  # nor anything behind a link, which somebody else put there
+    names = os.listdir(directory)
     for name in names:
         if name != _RESERVED:
             files.remove_tree(os.path.join(directory, name))
@@ -285,7 +282,7 @@ def _mend(table: Table, editor: Editor, id: str, key: str, what: Mapping[str, An
     try:
         data = items.read(id, key) if table.noun != "layer" else b""
         os.stat(items.path(id, key))
-    except (FileNotFoundError, InvalidKey):
+    except (FileNotFoundError, NotADirectoryError, InvalidKey, UnsafePath):
         return
     sha = str(Digest.of(data))
     names = row.document.get("big-data-names") or []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from orlop.model.digest import Digest
+from orlop.system import files
 from orlop.system.locks import LockFile
 
 TYPE_CHECKING = False
@@ -28,7 +29,9 @@ class DigestLock:
         self.digest = Digest.parse(digest)
         self.shared = shared
         self._timeout = timeout if timeout is not None else engine.options.lock_timeout
-        self._lock = LockFile.at(os.path.join(engine.place("locks", run=True), self.digest))
+        place = engine.place("locks", run=True)
+        files.make_own_dir(place)  # the file is made, and a link would have us make it elsewhere
+        self._lock = LockFile.at(os.path.join(place, self.digest))
         self._seen: bytes | None = None
 
     def __enter__(self) -> Self:

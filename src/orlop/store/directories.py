@@ -41,7 +41,7 @@ class Directories(Collection["T"]):
 
         Raises:
             ImageUnknown, ContainerUnknown.
-            UnsafePath: the name is empty, or leads out of the directory.
+            UnsafePath: the name is empty, or leads out of the directory; or that is a link.
         """
         parts = _parts(name)
         # The table is held, so that the record does not go meanwhile; and see `_replace`.
@@ -59,11 +59,9 @@ class Directories(Collection["T"]):
 
         durable = self._engine.options.durable and not run
         place = self._engine.place(f"{self.noun}s", run=run)
-        base = os.path.join(place, id, "userdata")
-        if not os.path.isdir(base):
-            files.make_dirs(base)
-            for above in (place, os.path.dirname(base)) if durable else ():
-                files.sync_dir(above)
+        base, is_new = self._make(id, run)
+        for above in (place, os.path.dirname(base)) if durable and is_new else ():
+            files.sync_dir(above)
         top = os.open(base, DIRECTORY | os.O_NOFOLLOW)
         try:
             with Root(top) as root:
@@ -113,9 +111,13 @@ class Directories(Collection["T"]):
             found = self._find(tables, ref)
             if found is None:
                 raise self._not_known(ref)
-            path = os.path.join(self._engine.place(f"{self.noun}s", run=run), found[1].id, "userdata")
-            files.make_dirs(path)
-        return path
+            return self._make(found[1].id, run)[0]
+
+    def _make(self, id: str, run: bool) -> tuple[str, bool]:
+        """The directory, and whether it is new."""
+        above = os.path.join(self._engine.place(f"{self.noun}s", run=run), id)
+        files.make_own_dir(above)
+        return f"{above}/userdata", files.make_own_dir(f"{above}/userdata")
 
 
 def _parts(name: str) -> list[bytes]:

@@ -261,6 +261,25 @@ def make_dirs(path: str, mode: int = 0o700) -> None:
             there = missing.pop()
 
 
+def make_own_dir(path: str, mode: int = 0o700) -> bool:
+    """Make a directory of the store's own unless it is there, with those above it; whether it was made.
+
+    Raises:
+        UnsafePath: something else is there. Through a link we would write, or delete, wherever it leads.
+    """
+    try:
+        os.mkdir(path, mode)
+    except FileNotFoundError:
+        make_dirs(path, mode)
+    except FileExistsError:
+        if not is_directory(path):
+            what = "a link" if os.path.islink(path) else "no directory"
+            text = f'"{path}" is {what}, and should be a directory of the store\'s own'
+            raise UnsafePath(text, path=path) from None
+        return False
+    return True
+
+
 def is_directory(path: str) -> bool:
     """Whether there is a directory at `path`: no symlink to one, which would have us work on whatever it names."""
     try:

@@ -83,11 +83,14 @@ class Layout:
 
         Raises:
             FileNotFoundError: there is none, or it has no content.
+            NotADirectoryError: of our own layers, one that is a link: it would have us write wherever that leads.
             NotSupported: its content lies in an additional layer store.
         """
         found = self.find(id)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "the layer has no directory", f"{self.home}/{id}")
+        if os.path.islink(found) and os.path.dirname(found) in self.own:
+            raise NotADirectoryError(errno.ENOTDIR, f'layer "{id}" is not a directory', found)
         content.content_of(found)
         return found
 

@@ -135,9 +135,9 @@ class ItemMending:
 def copy_item(source: str, path: str, *, durable: bool) -> None:
     """Put a copy of one item in the place of another, whatever lies there."""
     data = files.read(source)
+    files.make_own_dir(os.path.dirname(path))
     if os.path.lexists(path) and not os.path.isfile(path):
         files.remove_tree(path)
-    files.make_dirs(os.path.dirname(path))
     files.write_atomic(path, data, durable=durable)
 
 
