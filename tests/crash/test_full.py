@@ -1,9 +1,12 @@
-"""A full disk (promise P5): a clear error, the old state or the new, and deleting still works.
+"""A full disk (promise P5): a clear error, the old state or the new, and deleting works with room for the tables.
+
+With not a single block left nothing can be deleted: a record has to say so first. The error tells what is wanting.
 
 make deep-full           every operation, with any room from none to as much as it needs
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +46,7 @@ def small_disk(where: Path, options: str) -> Iterator[Path]:
     ["size=700k", "size=1100k", "size=2m", "size=4m", "nr_inodes=60,size=9m", "nr_inodes=110,size=9m"],
 )
 def test_a_full_disk_is_an_error_and_deleting_frees_it(place: Path, options: str, driver: str) -> None:
-    """Fill it with layers until it is full, delete on the full disk, and go on."""
+    """Fill it with layers until it is full, delete on the full disk with no more room than asked for, and go on."""
     peers.need_root()
     with small_disk(place / "disk", options) as disk:
         graph, run = disk / "graph", place / "run"
@@ -57,8 +60,8 @@ def test_a_full_disk_is_an_error_and_deleting_frees_it(place: Path, options: str
             assert stored, "not even one layer found room: the disk of this test is too small"
             assert [layer.id for layer in store.layers] == stored
             invariants.hold(graph, run, driver, litter=False)
-            fill(disk / "filler", 0)
             for id in list(stored):
+                fill(disk / "filler", 0)
                 _delete(store, id, disk / "filler")
                 stored.remove(id)
                 assert [layer.id for layer in store.layers] == stored
@@ -67,14 +70,20 @@ def test_a_full_disk_is_an_error_and_deleting_frees_it(place: Path, options: str
 
 
 def _delete(store: orlop.Store, id: str, filler: Path) -> None:
-    """The table that flags the layer has to be written anew: where not even that finds room, a little is made."""
-    try:
+    """Refused without a change, and done once there is the room that the error asks for: not a page more."""
+    before = [layer.id for layer in store.layers]
+    with pytest.raises(OSError) as full:
         store.layers.delete(id)
-    except OSError as error:
-        if error.errno != NO_ROOM or not filler.exists():
-            raise
+    assert full.value.errno == NO_ROOM
+    assert "layers.json" in str(full.value.filename)
+    assert [layer.id for layer in store.layers] == before
+    [advice] = full.value.__notes__
+    [told] = re.findall(r"which takes ([\d,]+) bytes", advice)
+    pages = -(-int(told.replace(",", "")) // PAGE)
+    os.truncate(filler, filler.stat().st_size - pages * PAGE)
+    if os.statvfs(filler).f_favail == 0:
         filler.unlink()
-        store.layers.delete(id)
+    store.layers.delete(id)
 
 
 def fill(filler: Path, pages: int) -> None:

@@ -338,9 +338,28 @@ class Table:
                 self._encode(home)
                 files.make_dirs(os.path.dirname(self.files[home].path))
             self._around_save(write)
-        except BaseException:
+        except BaseException as error:
+            self._advise(error, homes)
             self.forget()
             raise
+
+    def _advise(self, error: BaseException, homes: list[int]) -> None:
+        """Tell whoever reads the error what is wanting on a full disk before anything can be deleted from it.
+
+        LIMIT: with less room than the records take nothing can be deleted.
+        A table that is not written beside the old one is gone after a crash in the middle, and a layer that loses its
+        files before its record says so is damaged after one. So a deletion cannot begin with no room at all.
+        """
+        from orlop.records.trash import NO_ROOM
+
+        if not isinstance(error, OSError) or error.errno not in NO_ROOM:
+            return
+        contents = [self.files[home].contents for home in homes]
+        size = sum(len(block) for one in contents if one is not None for block in one.blocks())
+        error.add_note(
+            f"records are written anew before the old ones go, which takes {size:,} bytes and one file more: make "
+            "that room by removing something else from this file system, then deleting from the store makes more"
+        )
 
     def renew_tokens(self) -> None:
         """Tell every other program that this table changed; the exclusive lock is held."""

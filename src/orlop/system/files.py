@@ -63,7 +63,11 @@ class AtomicFile:
 
     def write(self, data: ReadableBuffer) -> None:
         """Append all of `data`."""
-        write_all(self.fd, data)
+        try:
+            write_all(self.fd, data)
+        except OSError as error:
+            self._name(error)
+            raise
 
     def __enter__(self) -> Self:
         # The name of a big-data item may be as long as a file name can be: cut what is only there for people.
@@ -89,9 +93,18 @@ class AtomicFile:
         if error is not None:
             self._drop(error)
 
+    def _name(self, error: OSError) -> None:
+        """Tell an error the path, which a descriptor does not know: "no space left" is little help without it."""
+        if error.filename is None:
+            error.filename = self.path
+
     def _finish(self) -> None:
         if self._durable:
-            os.fdatasync(self._fd)
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                self._name(error)
+                raise
         self._mtime_ns = os.fstat(self._fd).st_mtime_ns
         os.fchmod(self._fd, self._mode)
         fd, self._fd = self._fd, -1
