@@ -36,7 +36,6 @@ def scatter(store: orlop.Store, disk: Disk) -> dict[str, str]:
     where = {
         home / lost: "no layer has this id",
         home / "short": "no layer has this id",
-        disk.path("layers", f"{lost}.tar-split.gz"): "no layer has this id",
         disk.path("layers", "gone.tar-split.gz"): "no layer has this id",
         disk.path("layers", "short", "Cache"): "no layer has this id",
         disk.path("layers", IDS[0], "Cache"): "no layer has this id",

@@ -11,6 +11,7 @@ from orlop.errors import LimitExceeded
 from orlop.formats import gojson
 from orlop.formats.limits import RECORD_VALUES_MAX, RECORDS_ASIDE_MAX
 from orlop.formats.records import BLOCK, LOOKED_AT, Misfit, columns_of, encode, fitted
+from orlop.model.ids import is_component
 from orlop.model.record import FLAGS, ID_MAPS, Record
 
 TYPE_CHECKING = False
@@ -39,6 +40,14 @@ class Aside:
         self.text = text
         self.id: str | None = id if type(id) is str else None
         self.reason = reason
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether nobody can tell of what it is the record."""
+        return self.id is None or not is_component(self.id)
+
+    def mentions(self, id: str) -> bool:
+        return self.id == id or gojson.encode_text(id) in self.text
 
     def __str__(self) -> str:
         named = f" ({self.id[:80]!r})" if self.id else ""

@@ -115,13 +115,10 @@ class TableAsFound:
 
     def doubted(self, id: str) -> str | None:
         """Why something called `id` must be left alone though no record has it (`Table.doubted`)."""
-        from orlop.formats import gojson
-
-        quoted = gojson.encode_text(id)
         for file in self.files:
             if file.problem is not None:
                 return f"{file.path} cannot be read"
-        return next((a.reason for _, a in self.asides() if a.id == id or quoted in a.text), None)
+        return next((aside.reason for _, aside in self.asides() if aside.mentions(id)), None)
 
 
 def _doubt_of(table: Table) -> str | None:

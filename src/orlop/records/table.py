@@ -185,8 +185,7 @@ class Table:
         Nobody knows what that record would say if it could be read; whoever deletes what has no record, or what
         nothing refers to, asks here first.
         """
-        quoted = gojson.encode_text(id)
-        return next((a.reason for a in self.asides() if a.id == id or quoted in a.text), None)
+        return next((aside.reason for aside in self.asides() if aside.mentions(id)), None)
 
     def require_trust(self) -> None:
         """Raise `BadRecords` if what was read must not be built on, or what it does not name be deleted."""

@@ -4,9 +4,9 @@ Rules
 1. Beside a table that was lost or cannot be read nothing is rubbish (P11).
 2. Locks decide, not ages: `storage.lock` and all tables are held. What has a lock of its own (a partial pull, a
    removal) is in use as long as somebody holds that.
-3. What a damaged record mentions stays, for nobody knows what that record would say.
-4. If a record needs a layer that lies there without a record, records were lost, and which others nobody knows: then
-   every layer stays.
+3. What a damaged record mentions stays, for nobody knows what that record would say. One without an id may mean
+   anything of its kind.
+4. What lost its record stays, and with it all else of its kind (`store/lost`).
 5. What is mounted stays. LIMIT: mounts of other mount namespaces are not seen, as with the peers.
 6. Beside records only names are touched that a program made up (64 hex digits), and no symlinks.
 """
@@ -17,13 +17,13 @@ import os
 import stat
 import time
 
-from orlop.drivers.api import DependsOnLayers, SupportsLeftovers
-from orlop.errors import NotSupported, PlanOutdated, StorageError
+from orlop.drivers.api import SupportsLeftovers
+from orlop.errors import NotSupported, PlanOutdated
 from orlop.model.ids import looks_generated
 from orlop.model.plan import Kept, Step
 from orlop.records import trash
 from orlop.records.layers import is_incomplete
-from orlop.store import containers, disposal, images, othermode
+from orlop.store import containers, disposal, images, lost, othermode
 from orlop.system import files, mounts
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ class Search:
         self._elsewhere = othermode.ids(engine)
         self._mounts = mounts.mount_table()
         self._stuck: set[str] = set()  # layers without a record that stay
-        self._lost: str | None = None
+        self._lost = lost.of_tables(engine, tables, recorded=self._has_record, orphans=self._orphans)
         self._rubbish_of_processes()
         self._unfinished()
         self._directories("container", [engine.containers.directory])
@@ -180,7 +180,7 @@ class Search:
                 )
         for id, row in flagged.items():
             paths = [
-                *(self._driver.places(id)[::-1] if self._is_there(id) else ()),
+                *(self._driver.places(id)[::-1] if self._lost.is_there(id) else ()),
                 *engine.layers.beside(id),
             ]
             self._decided("layer", id, paths, reason, disposal.dropping_layer(engine, tables, row))
@@ -201,9 +201,9 @@ class Search:
                 if self._has_record(noun, id):
                     continue
                 path = os.path.join(directory, id)
-                doubt = self._doubted(noun, id)
-                if doubt:
-                    self.keeps.append(Kept("directory", id, path, doubt))
+                held = self._doubted(noun, id) or self._lost.why(noun, id)
+                if held:
+                    self.keeps.append(Kept("directory", id, path, held))
                     continue
                 # The run root is another file system than the trash, as a rule; there is little in it.
                 take = disposal.removing(path) if directory == run else None
@@ -229,7 +229,7 @@ class Search:
     def _layers(self) -> None:
         """Layers of the driver's home without a record. An image store's are not listed, and may be another's."""
         try:
-            orphans = [id for id in sorted(self._driver.ids()) if not self._has_record("layer", id)]
+            orphans = self._orphans()
         except NotSupported as error:
             self.keeps.append(
                 Kept("layer", path=self._driver.home, reason=f"the driver cannot list: {error}")
@@ -239,7 +239,7 @@ class Search:
             places = self._driver.places(id)
             if not places:
                 continue
-            held = self._doubted("layer", id) or self._lost_records() or self._in_use(places)
+            held = self._doubted("layer", id) or self._kept_by_loss(id) or self._in_use(places)
             if held:
                 self._stuck.add(id)
                 self.keeps.append(Kept("layer", id, places[-1], held))
@@ -253,43 +253,11 @@ class Search:
                     take=disposal.discarding(self._driver, id),
                 )
 
-    def _lost_records(self) -> str:
-        """A need for a layer that is there and has no record, or one that cannot be told."""
-        if self._lost is None:
-            self._lost = next(self._losses(), "")
-        return self._lost
+    def _orphans(self) -> list[str]:
+        return [id for id in sorted(self._driver.ids()) if not self._has_record("layer", id)]
 
-    def _losses(self) -> Iterator[str]:
-        for what, id in self._needs_in_records():
-            if id and not self._has_record("layer", id) and self._is_there(id):
-                yield f"{what} needs layer {id}, which is there without a record: records were lost"
-        if not isinstance(self._driver, DependsOnLayers):
-            return
-        for row in self._tables.layers.rows:
-            try:
-                needed = self._driver.needs(row.id)
-            except (StorageError, OSError) as error:
-                yield f"what layer {row.id} needs cannot be told: {error}"
-                continue
-            for id in needed:
-                if not self._has_record("layer", id) and self._is_there(id):
-                    yield f"layer {row.id} lies on layer {id}, which is there without a record: records were lost"
-
-    def _needs_in_records(self) -> Iterator[tuple[str, str]]:
-        for row in self._tables.layers.rows:
-            yield f"layer {row.id}", row.document.get("parent") or ""
-        for image in (row for view in self._images for row in view.rows):
-            yield f"image {image.id}", image.document.get("layer") or ""
-            for id in image.document.get("mapped-layers") or ():
-                yield f"image {image.id}", id
-        for row in self._tables.containers.rows:
-            yield f"container {row.id}", row.document.get("layer") or ""
-
-    def _is_there(self, id: str) -> bool:
-        try:
-            return bool(self._driver.places(id))
-        except StorageError:
-            return False  # no id that could be a directory
+    def _kept_by_loss(self, id: str) -> str:
+        return self._lost.why("layer", id) or self._lost.doubt
 
     def _in_use(self, places: list[str]) -> str:
         """A mount that shows the layer, or is made of it."""
@@ -318,8 +286,8 @@ class Search:
             ):
                 continue
             path = os.path.join(table.directory, name)
-            held = self._doubted("layer", id) or self._lost_records()
-            if not held and id not in orphans and self._is_there(id):
+            held = self._doubted("layer", id) or self._kept_by_loss(id)
+            if not held and id not in orphans and self._lost.is_there(id):
                 held = f"layer {id} is there, in the image store, and its record is missing"
             if held:
                 self.keeps.append(Kept("directory" if id == name else "file", id, path, held))

@@ -6,8 +6,6 @@ The locks are held shared, in their order (`store/tables`), while the files are 
 
 from __future__ import annotations
 
-import os
-
 from orlop.errors import BadRecords, LockTimeout, NotSupported, StorageError
 from orlop.model.ids import is_component
 from orlop.records.asfound import TableAsFound
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from orlop.records.table import Table
     from orlop.store.engine import Engine
 
-_TAR_SPLIT = ".tar-split.gz"
-
 
 class Look:
     """See the module. A context manager: the locks are held until `release`, or the end of the block.
@@ -34,7 +30,6 @@ class Look:
     containers       the table of containers
     unlocked         (path, why) of locks that could not be taken; their tables were read all the same
     driver_ids       layers of the driver's home; None if they cannot be listed
-    tar_splits       ids of which the primary table has a tar-split file
     elsewhere        ids of layers and containers whose records only the other mode of opening the store shows
     """
 
@@ -53,7 +48,6 @@ class Look:
         self._takes_locks = not held
         self._exclusive = exclusive
         self.driver_ids: set[str] | None = None
-        self.tar_splits: set[str] = set()
         self.elsewhere: dict[str, set[str]] = {}
         self._held: list[Any] = []
 
@@ -67,7 +61,6 @@ class Look:
                 self.driver_ids = {id for id in self.driver.ids() if is_component(id)}
             except (NotSupported, OSError):
                 self.driver_ids = None
-            self.tar_splits = _tar_splits(engine.layers.directory)
             self.elsewhere = self._elsewhere()
         except BaseException:
             self.release()
@@ -121,10 +114,18 @@ class Look:
     def image(self, id: str) -> tuple[TableAsFound, Document] | None:
         return _find(self.images, id)
 
-    @property
-    def layers_are_whole(self) -> bool:
-        """Whether a layer without a record has none, as far as can be told."""
-        return all(table.is_whole for table in self.layers)
+    def is_recorded(self, kind: str, id: str) -> bool:
+        """Whether one of the tables that are ours has a record that can be read, or the store's other mode has."""
+        own = {"layer": self.layers[:1], "image": self.images, "container": [self.containers]}[kind]
+        return id in self.elsewhere[kind] or any(id in table.by_id for table in own)
+
+    def orphans(self) -> list[str]:
+        """The layers of the driver's home that have no such record."""
+        return [id for id in sorted(self.driver_ids or ()) if not self.is_recorded("layer", id)]
+
+    def doubted(self, id: str) -> bool:
+        """Whether a record that was set aside mentions something."""
+        return any(aside.mentions(id) for table in self.tables() for _, aside in table.asides())
 
     def is_missing(self, tables: list[TableAsFound], id: str) -> bool:
         """Whether it is certain that none of these tables has a record of this id, not even a damaged one."""
@@ -150,10 +151,3 @@ def _find(tables: list[TableAsFound], id: str) -> tuple[TableAsFound, Document] 
         if document is not None:
             return table, document
     return None
-
-
-def _tar_splits(directory: str) -> set[str]:
-    try:
-        return {name.removesuffix(_TAR_SPLIT) for name in os.listdir(directory) if name.endswith(_TAR_SPLIT)}
-    except OSError:
-        return set()

@@ -10,9 +10,12 @@ from orlop.drivers.inspection import changed
 from orlop.errors import InvalidDigest, UnsafeID
 from orlop.model.digest import Digest
 from orlop.model.findings import LEFTOVER, ODDITY, Finding
+from orlop.model.ids import is_component
 from orlop.model.timestamp import UNSET, Timestamp
+from orlop.records import bigdata
 from orlop.records.mountpoints import read_mounts
 from orlop.store.check.findings import about, about_file
+from orlop.store.lost import of_look
 from orlop.stream.compression import ZSTD
 
 TYPE_CHECKING = False
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
     from orlop.model.record import Document
     from orlop.records.asfound import FileAsFound, TableAsFound
     from orlop.store.check.look import Look
+    from orlop.store.lost import Lost
 
 _DIGESTS = ("diff-digest", "compressed-diff-digest", "toc-digest")
 _RECORDS_MODE = 0o600
+_AGAIN = "recorded again"
 
 
 def findings(look: Look, max_age: float) -> Iterator[Finding]:
@@ -256,14 +261,6 @@ def _of_container(look: Look, document: Document) -> Iterator[Finding]:
         )
     image = document.get("image") or ""
     if image and look.is_missing(look.images, image):
-        lost = os.path.join(look.images[0].directory, image)
-        if os.path.isdir(lost):
-            yield about(look.images[0], image).finding(
-                "record-lost",
-                f"there is data of it, and no record; container {id} needs it",
-                path=lost,
-                remedy="recorded again",
-            )
         yield subject.finding(
             "container-image-missing",
             f"its image {image} has no record",
@@ -347,30 +344,49 @@ def _mark(look: Look, id: str, needed: set[str]) -> None:
 
 
 def unaccounted(look: Look) -> Iterator[Finding]:
-    """Layers of the driver without a record. One that somebody needs, or that was once filled, lost its record."""
-    if look.driver_ids is None or not look.layers_are_whole:
-        return
-    known = look.layers[0].by_id.keys() | look.elsewhere["layer"]
-    orphans = sorted(look.driver_ids - known)
-    if not orphans:
-        return
-    wanted = _wanted(look)
-    for id in orphans:
-        if look.layers[0].doubted(id) is not None:
+    """What lies there without a record: lost its record, or belongs to nobody (`store/lost` decides)."""
+    lost = of_look(look)
+    if look.driver_ids is not None and all(table.is_whole for table in look.layers):
+        yield from _layers_without_record(look, lost)
+    if all(table.is_whole for table in look.images):
+        for table in look.images:
+            yield from _data_without_record(look, lost, table)
+    if look.containers.is_whole:
+        yield from _data_without_record(look, lost, look.containers)
+
+
+def _layers_without_record(look: Look, lost: Lost) -> Iterator[Finding]:
+    for id in look.orphans():
+        if look.doubted(id):
             continue  # said of the record that cannot be read
-        lost = id in wanted or id in look.tar_splits
-        why = (
-            f"{wanted[id]} needs it" if id in wanted else "it was filled once" if lost else "nothing needs it"
-        )
-        subject = about(look.layers[0], id)
-        yield subject.finding(
-            "record-lost" if lost else "unaccounted",
-            f"the driver has it, and there is no record of it; {why}",
-            grade="damage" if lost else LEFTOVER,
+        why = lost.why("layer", id)
+        doubt = lost.doubt
+        yield about(look.layers[0], id).finding(
+            "record-lost" if why else "unaccounted",
+            f"the driver has it, and there is no record of it; {why or doubt or 'nothing needs it'}",
+            grade="damage" if why else LEFTOVER,
             path=_place(look, id),
-            remedy="recorded again" if lost else "removed",
+            remedy=_AGAIN if why else "none before that is mended" if doubt else "removed",
             peers=("layer in lower level storage driver not accounted for",),
         )
+
+
+def _data_without_record(look: Look, lost: Lost, table: TableAsFound) -> Iterator[Finding]:
+    """Data of images and containers whose record was lost; what belongs to nobody is found with the rest of that."""
+    if table.read_only:
+        return
+    named = (
+        [box.get("image") or "" for box in look.containers.by_id.values()] if table.noun == "image" else []
+    )
+    for id in dict.fromkeys([*sorted(bigdata.directories(table.directory)), *named]):
+        path = os.path.join(table.directory, id)
+        if not is_component(id) or look.is_recorded(table.noun, id) or look.doubted(id):
+            continue
+        why = lost.why(table.noun, id)
+        if why and os.path.isdir(path):
+            yield about(table, id).finding(
+                "record-lost", f"there is data of it, and no record; {why}", path=path, remedy=_AGAIN
+            )
 
 
 def _place(look: Look, id: str) -> str:
@@ -379,18 +395,3 @@ def _place(look: Look, id: str) -> str:
     except UnsafeID:
         return ""
     return places[-1] if places else ""
-
-
-def _wanted(look: Look) -> dict[str, str]:
-    """The layers that records name, each with one that does."""
-    wanted: dict[str, str] = {}
-    for id, document in look.layers[0].by_id.items():
-        wanted.setdefault(document.get("parent") or "", f"layer {id}")
-    for table in look.images:
-        for id, document in table.by_id.items():
-            for top in (document.get("layer"), *(document.get("mapped-layers") or ())):
-                wanted.setdefault(top or "", f"image {id}")
-    for id, document in look.containers.by_id.items():
-        wanted.setdefault(document.get("layer") or "", f"container {id}")
-    wanted.pop("", None)
-    return wanted

@@ -8,6 +8,7 @@ from orlop.errors import StorageError
 from orlop.store.check.contents import mappings_of
 from orlop.store.check.findings import raise_if_ours
 from orlop.store.check.layers import in_order
+from orlop.store.lost import of_look
 from orlop.store.repair import remaking
 from orlop.store.repair.bench import OF_DATA, nothing
 from orlop.store.repair.lostlayers import LostLayers
@@ -38,6 +39,7 @@ class LayerRepair:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self._lost = of_look(bench.look)
         for document in in_order(bench.look, bench.look.layers[0]):
             codes = {finding.code for finding in bench.about("layer", document["id"])}
             if codes:
@@ -90,7 +92,10 @@ class LayerRepair:
     def _unaccounted(self, id: str) -> None:
         driver = self._bench.look.driver
         places = driver.places(id)
-        if places:
+        doubt = self._lost.why("layer", id) or self._lost.doubt
+        if places and doubt:
+            self._bench.keep("layer", id, doubt, places[-1])
+        elif places:
             self._bench.add(
                 "remove",
                 "layer",

@@ -151,21 +151,25 @@ class TablesMending:
             lost |= set(bigdata.directories(table.directory))
         known = {document["id"] for document in self._documents("image")}
         layers = self._documents("layer")
+        named = {box.get("image") for box in self._documents("container")}
         for id in sorted(lost - known):
             directory = os.path.join(table.directory, id)
-            document = image_document(directory, id, layers) if os.path.isdir(directory) else None
+            if not os.path.isdir(directory):
+                continue  # a split store has it in its other table
+            document = image_document(directory, id, layers)
             if document is not None:
                 self._restore(home or self._new(table, table.files[0]), document)
-            elif home is not None:
-                self._set_apart(directory, id, "which layers it consists of cannot be told")
-            else:
+            elif home is None and id in named:
                 self.keeps.append(Kept("image", id, directory, "which layers it consists of cannot be told"))
+            else:
+                self._set_apart(directory, id, "which layers it consists of cannot be told")
 
     def _restore_containers(self) -> None:
         table = self._look.containers
         home = next((new for new in self._files.values() if new.is_whole and new.table is table), None)
-        if home is None:
-            return
+        lost = {id for kind, id in self._wanted if kind == "container"}
+        if home is not None:
+            lost |= set(bigdata.directories(table.directory))
         boxes = self._documents("container")
         layers = {document["id"]: document for document in self._documents("layer")}
         images = self._documents("image")
@@ -181,16 +185,14 @@ class TablesMending:
         free -= {box.get("layer") for box in boxes}
         known = {box["id"] for box in boxes}
         below = {id: document.get("parent") or "" for id, document in layers.items()}
-        for id in sorted(bigdata.directories(table.directory)):
-            if id in known:
-                continue
+        for id in sorted(lost - known):
             directory = os.path.join(table.directory, id)
             document = container_document(directory, id, free, below, images)
             if document is None:
                 self._set_apart(directory, id, "which layer was its cannot be told")
             else:
                 free.discard(document["layer"])
-                self._restore(home, document)
+                self._restore(home or self._new(table, table.files[0]), document)
 
     def _restore(self, new: _NewFile, document: Document) -> None:
         noun = new.table.noun
