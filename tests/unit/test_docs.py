@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.fixture
-def harbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def harbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """What the examples expect around them: root, of the machine or of a namespace, and a root file system."""
     peers.need_root()
     with tarfile.open(tmp_path / "rootfs.tar.gz", "w:gz") as tar:
@@ -60,7 +61,8 @@ def harbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             tar.addfile(entry, BytesIO(content))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ORLOP_DURABILITY", "none")
-    return tmp_path
+    yield tmp_path
+    peers.unmount_below(tmp_path)  # of an example that failed
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=named)
