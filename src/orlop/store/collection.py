@@ -141,9 +141,9 @@ class Collection(_Of["T"]):
         return self._rename(ref, "remove", names)
 
     def _rename(self, ref: str, operation: str, names: Iterable[str]) -> tuple[str, ...]:
-        from orlop.store import checks
+        from orlop.store import arguments
 
-        wanted = checks.names(names)
+        wanted = arguments.names(names)
         with self._opening(WRITE) as tables:
             found = self._changing(tables, ref)
             if found is None:
@@ -152,10 +152,10 @@ class Collection(_Of["T"]):
 
     def _give_names(self, editor: Editor, row: Row, operation: str, names: list[str]) -> tuple[str, ...]:
         """Carry out "set", "add" or "remove" with `names`; the names that the record has then."""
-        from orlop.store import checks
+        from orlop.store import arguments
 
         if operation == "add":
-            names = checks.names([*names, *row.names])
+            names = arguments.names([*names, *row.names])
         elif operation == "remove":
             names = [name for name in row.names if name not in names]
         editor.set_names(row, names, **self._history(row, names))
@@ -172,9 +172,9 @@ class Collection(_Of["T"]):
 
     def set_metadata(self, ref: str, metadata: str) -> None:
         """Replace the caller's own text of a record."""
-        from orlop.store import checks
+        from orlop.store import arguments
 
-        checks.metadata(metadata)
+        arguments.metadata(metadata)
         with self._opening(WRITE) as tables:
             found = self._changing(tables, ref)
             if found is None:

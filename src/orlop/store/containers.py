@@ -84,14 +84,13 @@ class Containers(Directories[Container]):
             needs more ids than the configuration allows, or its passwd file is endless. BadRecords: nobody can tell
             which ids a container has. ValueError: together with maps, or with those of the host.
         """
-        from orlop.store import checks
+        from orlop.store import arguments
         from orlop.store.newcontainer import Wanted, make_container
 
         engine = self._engine
-        names = tuple(checks.names(names))
-        checks.metadata(metadata)
-        for key, value in (data or {}).items():
-            checks.item(key, value)
+        names = tuple(arguments.names(names))
+        arguments.metadata(metadata)
+        data = arguments.items(data)
         if bool(process_label) != bool(mount_label):
             raise ValueError(
                 "wanted both SELinux labels or neither; found "
@@ -99,6 +98,7 @@ class Containers(Directories[Container]):
             )
         if auto_userns is not None and (mappings or host_uids or host_gids):
             raise ValueError("wanted an automatic user namespace or given id maps; found both")
+        arguments.mappings(mappings)
         mappings = IDMappings(() if host_uids else mappings.uids, () if host_gids else mappings.gids)
         mappings.check_overlaps()
         wanted = Wanted(
@@ -116,7 +116,7 @@ class Containers(Directories[Container]):
             label_options=tuple(label_options),
             mount_options=tuple(mount_options),
             storage_opt=storage_opt,
-            data=data or {},
+            data=data,
             flags=flags or {},
         )
         gives_ids = auto_userns is not None or bool(mappings)

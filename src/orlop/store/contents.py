@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orlop.store import arguments
 from orlop.store.tables import WRITE
 
 TYPE_CHECKING = False
@@ -220,7 +221,7 @@ class Contents:
             names=names,
             label=label,
             writable=writable,
-            mappings=mappings or IDENTITY,
+            mappings=IDENTITY if mappings is None else mappings,
             host_uids=host_uids,
             host_gids=host_gids,
             metadata=metadata,
@@ -286,6 +287,7 @@ class Contents:
         from orlop.store.layering import new_id
 
         engine = self._engine
+        mappings = IDENTITY if mappings is None else arguments.mappings(mappings)
         with engine.open(layers=WRITE, additional=False) as tables:
             if id:
                 check_new_id("layer", id)
@@ -296,9 +298,7 @@ class Contents:
                 tables.layers.dirty.add(0)
                 tables.layers.save()
             try:
-                engine.ready_driver.create(
-                    made, parent, writable=writable, mappings=mappings or IDENTITY, label=label
-                )
+                engine.ready_driver.create(made, parent, writable=writable, mappings=mappings, label=label)
             except DuplicateID:
                 pass  # the peers take an existing one for the one wanted
         return made

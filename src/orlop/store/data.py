@@ -12,7 +12,7 @@ import os
 from orlop.errors import DataUnknown, DigestUnknown, InvalidKey, LimitExceeded, SizeUnknown
 from orlop.formats.limits import DATA_ITEM_MAX
 from orlop.model.digest import Digest
-from orlop.store import checks
+from orlop.store import arguments
 from orlop.store.tables import READ, WRITE
 
 TYPE_CHECKING = False
@@ -171,15 +171,9 @@ class Data:
             raise InvalidKey(f"a data item of a {noun} needs a key", key=key, kind=noun, action="set")
         if isinstance(data, bytearray | memoryview):
             data = bytes(data)
-        if not isinstance(data, bytes) and not callable(getattr(data, "read", None)):
-            raise TypeError(
-                f"data item {key!r}: wanted bytes, or a file opened for reading them; "
-                f"found {type(data).__name__}"
-            )
-        if noun != "layer" and not isinstance(data, bytes):
-            data = data.read(DATA_ITEM_MAX + 1)
-        if noun != "layer":
-            checks.item(key, data)  # type: ignore[arg-type]
+        if noun != "layer" and callable(getattr(data, "read", None)):
+            data = data.read(DATA_ITEM_MAX + 1)  # type: ignore[union-attr]
+        arguments.item(key, data, of_layer=noun == "layer")
         if digest is not None:
             Digest.parse(digest)
         with collection._opening(WRITE) as tables:

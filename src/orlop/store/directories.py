@@ -10,6 +10,7 @@ import errno
 import os
 
 from orlop.formats.limits import DATA_ITEM_MAX
+from orlop.store import arguments
 from orlop.store.collection import Collection
 from orlop.store.tables import READ, WRITE
 from orlop.system import files
@@ -43,6 +44,7 @@ class Directories(Collection["T"]):
             ImageUnknown, ContainerUnknown.
             UnsafePath: the name is empty, or leads out of the directory; or that is a link.
         """
+        arguments.file(name, data)
         parts = _parts(name)
         # The table is held, so that the record does not go meanwhile; and see `_replace`.
         with self._engine.open(

@@ -42,9 +42,9 @@ class Images(Directories[Image]):
 
     def _rename(self, ref: str, operation: str, names: Iterable[str]) -> tuple[str, ...]:
         """As for every kind; an image of an additional store is copied into this one first."""
-        from orlop.store import checks, pullup
+        from orlop.store import arguments, pullup
 
-        wanted = checks.names(names)
+        wanted = arguments.names(names)
         try:
             return super()._rename(ref, operation, wanted)
         except ImageUnknown:
@@ -105,13 +105,12 @@ class Images(Directories[Image]):
         Raises:
             LayerUnknown, DuplicateID, DuplicateName, UnsafeID, InvalidDigest, InvalidKey.
         """
-        from orlop.store import checks, layering, pullup
+        from orlop.store import arguments, layering, pullup
 
         engine = self._engine
-        names = tuple(checks.names(names))
-        checks.metadata(metadata)
-        for key, value in (data or {}).items():
-            checks.item(key, value)
+        names = tuple(arguments.names(names))
+        arguments.metadata(metadata)
+        data = arguments.items(data)
         for given in (digest, *(data_digests or {}).values()):
             if given is not None:
                 Digest.parse(given)
@@ -136,15 +135,15 @@ class Images(Directories[Image]):
             own = {"digest": digest, "metadata": metadata, "created": moment}
             document |= {member: value for member, value in own.items() if value}
             inherited, digests = foreign.items() if foreign else ({}, {})
-            digests = {key: value for key, value in digests.items() if key not in (data or {})}
+            digests = {key: value for key, value in digests.items() if key not in data}
             items = engine.items(editor.table)
             with items.making(document["id"]):
                 document |= items.store_all(
-                    document["id"], {**inherited, **(data or {})}, {**digests, **(data_digests or {})}
+                    document["id"], {**inherited, **data}, {**digests, **(data_digests or {})}
                 )
                 row = editor.add(document)
                 if foreign and foreign.names:
-                    both = checks.names([*foreign.names, *names])
+                    both = arguments.names([*foreign.names, *names])
                     editor.set_names(row, both, **self._history(row, both))
                 editor.save()
             return self._value(editor, row)

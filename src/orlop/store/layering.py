@@ -13,7 +13,7 @@ from orlop.model.ids import check_new_id
 from orlop.model.timestamp import Timestamp
 from orlop.records.incomplete import creating, passing
 from orlop.records.layers import layer_of
-from orlop.store import checks
+from orlop.store import arguments
 from orlop.store.tables import READ
 
 TYPE_CHECKING = False
@@ -79,16 +79,16 @@ class Draft:
         flags: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = id
-        self.names = tuple(checks.names(names))
+        self.names = tuple(arguments.names(names))
         self.parent = parent
         self.template = template
         self.label = label
         self.writable = writable
         self.mappings = mappings
         self.volatile = volatile
-        self.metadata = checks.metadata(metadata)
+        self.metadata = arguments.metadata(metadata)
         self.storage_opt = storage_opt
-        self.data = data or {}
+        self.data = arguments.items(data, of_layer=True)
         self.flags = flags or {}
 
 
@@ -183,7 +183,7 @@ def drafted(
         template=tables.layer(template)[1] if template else None,
         mappings=effective_mappings(
             engine,
-            mappings,
+            arguments.mappings(mappings),
             mappings_of(base) if base else engine.options.mappings,
             host_uids=host_uids,
             host_gids=host_gids,

@@ -9,6 +9,7 @@ from orlop.config import environment, paths
 from orlop.errors import ConfigError
 from orlop.model.idmap import IDENTITY
 from orlop.model.options import AUTO_USERNS_MAX_SIZE, AUTO_USERNS_MIN_SIZE, StoreOptions
+from orlop.store import arguments
 from orlop.store.store import Store
 
 TYPE_CHECKING = False
@@ -81,6 +82,7 @@ def open_store(
             root
         ):  # a variable that is not set must not mean the system's store
             raise ConfigError(f"{name}: wanted a path, or nothing at all; found an empty one")
+    arguments.mappings(mappings)
     given = StoreOptions(
         os.fspath(graph_root) if graph_root else "",
         os.fspath(run_root) if run_root else "",

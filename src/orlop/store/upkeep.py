@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orlop.errors import StillMounted, StorageError
+from orlop.store import arguments
 from orlop.store.tables import WRITE
 
 TYPE_CHECKING = False
@@ -155,7 +156,7 @@ class Upkeep:
         """
         from orlop.store import deleting
 
-        return deleting.plan_delete(self._engine, refs)
+        return deleting.plan_delete(self._engine, arguments.refs(refs))
 
     def plan_wipe(self) -> Plan:
         """What `wipe` would delete; nothing is changed."""
@@ -194,7 +195,7 @@ class Upkeep:
         from orlop.store.repair.bench import Choice
 
         choice = Choice(containers=containers, unreferenced=unreferenced)
-        return planning.plan(self._engine, report, choice)
+        return planning.plan(self._engine, arguments.report(report), choice)
 
     def apply(self, plan: Plan, progress: Callable[[object], object] | None = None) -> Outcome:
         """Do what a plan says, and nothing else. `progress` gets `events.StepDone` and `events.StepFailed`.
