@@ -156,6 +156,32 @@ def test_without_leave_containers_keep_what_they_need(site: Make) -> None:
         assert {f.id for f in store.check().findings} == {store_site.base}
 
 
+@pytest.mark.parametrize("driver", ["vfs", "overlay"])
+@pytest.mark.parametrize("key", ["manifest", "configuration"])
+def test_without_leave_an_image_that_a_container_is_made_of_stays_without_its_item(
+    key: str, driver: str, site: Make
+) -> None:
+    """It would be removed otherwise, and the container be one without an image."""
+    store_site = site(driver)
+    for item in ("manifest", f"manifest-{damaged.digest(damaged.MANIFEST)}"):
+        store_site.item(item if key == "manifest" else damaged.digest(damaged.CONFIG)).unlink(missing_ok=True)
+    with store_site.open() as store:
+        plan = store.plan_repair(store.check())
+        assert [(step.action, step.kind) for step in plan.steps] == []
+        (kept,) = plan.keeps
+        assert (kept.kind, kept.id) == ("image", store_site.image)
+        assert "is damaged, and nowhere else" in kept.reason
+        assert f"container {store_site.box} needs it" in kept.reason
+        store.apply(plan)
+        assert store.containers[store_site.box].image == store_site.image
+        allowed = store.plan_repair(store.check(), containers=True)
+        assert ("remove", "image", store_site.image) in {(s.action, s.kind, s.id) for s in allowed.steps}
+        assert ("rewrite", "container", store_site.box) in {(s.action, s.kind, s.id) for s in allowed.steps}
+        store.apply(allowed)
+        assert store.check().is_clean
+        assert store_site.box in store.containers
+
+
 def test_another_state_than_planned(site: Make) -> None:
     store_site = site("vfs")
     path = store_site.tree(store_site.child) / "bin/ping"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orlop.errors import StorageError
 from orlop.model.plan import Kept, Step
 from orlop.store.leaving import Leaving, layers_to_go
+from orlop.store.needs import Needs
 from orlop.store.weighing import places_of
 
 TYPE_CHECKING = False
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from orlop.records.rows import Row
     from orlop.records.trash import Trash
     from orlop.store.engine import Engine
+    from orlop.store.needs import Object
     from orlop.store.repair.bench import Remedy
     from orlop.store.tables import Tables
 
@@ -46,13 +48,12 @@ class Doom:
         layers, images, boxes = dict(self._layers), dict(self._images), dict(self._containers)
         for id, why in self._layers.items():
             self._spread(id, why, layers, images, boxes)
-        for image, why in list(images.items()):
+        for image, why in images.items():
             for box in self._tables.containers.rows.holding("image", image):
-                boxes.setdefault(box.id, f"its image {image} is removed: {why}") if self._layer_of(
-                    box
-                ) in layers else None
-        if boxes and not self._may_remove_containers:
-            held = self._held_by(boxes)
+                if self._layer_of(box) in layers:
+                    boxes.setdefault(box.id, f"its image {image} is removed: {why}")
+        if not self._may_remove_containers:
+            held = self._held()
             for kind, doomed in (("layer", layers), ("image", images), ("container", boxes)):
                 for id in [id for id in doomed if (kind, id) in held]:
                     keeps.append(Kept(kind, id, reason=f"{doomed.pop(id)}; {held[kind, id]}"))
@@ -82,21 +83,14 @@ class Doom:
     def _layer_of(self, box: Row) -> str:
         return box.document.get("layer") or ""
 
-    def _held_by(self, boxes: dict[str, str]) -> dict[tuple[str, str], str]:
-        """Everything that containers which must stay need."""
-        held: dict[tuple[str, str], str] = {}
-        for id in boxes:
-            box = self._tables.containers.rows.by_id(id)
-            if box is None:
-                continue
-            why = f"container {id} needs it, and containers are not to be removed"
+    def _held(self) -> dict[Object, str]:
+        """Everything that containers need, for who must not touch them."""
+        needs = Needs(self._engine, self._tables)
+        held: dict[Object, str] = {}
+        for id in needs.container_layer:
             held["container", id] = "containers are not to be removed"
-            held["image", box.document.get("image") or ""] = why
-            at = self._layer_of(box)
-            while at and ("layer", at) not in held:
-                held["layer", at] = why
-                row = self._tables.layers.rows.by_id(at)
-                at = (row.document.get("parent") or "") if row is not None else ""
+            for object in needs.needed_by_container(id):
+                held.setdefault(object, f"container {id} needs it, and containers are not to be removed")
         return held
 
     # --- steps --------------------------------------------------------------------------------------------
