@@ -11,6 +11,7 @@ command start about as quickly as the interpreter.
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from orlop import errors as errors
     from orlop.config.idmapping import parse_id_mappings
     from orlop.config.load import Configuration
     from orlop.drivers.api import Driver
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         StorageError,
         Unsafe,
     )
+    from orlop.model import events as events
     from orlop.model.autouserns import AutoUserNS
     from orlop.model.changes import Change
     from orlop.model.container import Container
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from orlop.model.image import Image
     from orlop.model.layer import Layer
     from orlop.model.options import StoreOptions
+    from orlop.model.plan import Kept, Outcome, Plan, Step
+    from orlop.model.report import DedupResult, UsageReport
+    from orlop.model.snapshot import Snapshot
     from orlop.model.staging import Differ, DifferOptions, StagedOutput
     from orlop.store.opening import open_store
     from orlop.store.store import Store
@@ -48,6 +53,7 @@ _HOMES = {
     "Conflict": "orlop.errors",
     "Container": "orlop.model.container",
     "Damaged": "orlop.errors",
+    "DedupResult": "orlop.model.report",
     "Differ": "orlop.model.staging",
     "DifferOptions": "orlop.model.staging",
     "Digest": "orlop.model.digest",
@@ -56,20 +62,29 @@ _HOMES = {
     "IDMap": "orlop.model.idmap",
     "IDMappings": "orlop.model.idmap",
     "Image": "orlop.model.image",
+    "Kept": "orlop.model.plan",
     "Layer": "orlop.model.layer",
     "LimitExceeded": "orlop.errors",
     "NotFound": "orlop.errors",
     "NotSupported": "orlop.errors",
+    "Outcome": "orlop.model.plan",
+    "Plan": "orlop.model.plan",
     "ReadOnly": "orlop.errors",
+    "Snapshot": "orlop.model.snapshot",
     "StagedOutput": "orlop.model.staging",
+    "Step": "orlop.model.plan",
     "StorageError": "orlop.errors",
     "Store": "orlop.store.store",
     "StoreOptions": "orlop.model.options",
     "Unsafe": "orlop.errors",
+    "UsageReport": "orlop.model.report",
     "__version__": "orlop.version",
     "open_store": "orlop.store.opening",
     "parse_id_mappings": "orlop.config.idmapping",
 }
+
+_MODULES = {"errors": "orlop.errors", "events": "orlop.model.events"}
+"""Every leaf of the tree of errors, and what `progress=` gets."""
 
 __all__ = [
     "AutoUserNS",
@@ -80,6 +95,7 @@ __all__ = [
     "Conflict",
     "Container",
     "Damaged",
+    "DedupResult",
     "Differ",
     "DifferOptions",
     "Digest",
@@ -88,29 +104,38 @@ __all__ = [
     "IDMap",
     "IDMappings",
     "Image",
+    "Kept",
     "Layer",
     "LimitExceeded",
     "NotFound",
     "NotSupported",
+    "Outcome",
+    "Plan",
     "ReadOnly",
+    "Snapshot",
     "StagedOutput",
+    "Step",
     "StorageError",
     "Store",
     "StoreOptions",
     "Unsafe",
+    "UsageReport",
     "__version__",
+    "errors",
+    "events",
     "open_store",
     "parse_id_mappings",
 ]
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
+    home = _HOMES.get(name) or _MODULES.get(name)
     if home is None:
         raise AttributeError(f"module 'orlop' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(home), name)
+    found = import_module(home)
+    value = found if name in _MODULES else getattr(found, name)
     globals()[name] = value
     return value
 

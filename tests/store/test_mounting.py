@@ -386,3 +386,16 @@ def test_what_cannot_be_counted_is_not_mounted(store: orlop.Store, monkeypatch: 
             store.mount(box.id) if once else store.mount_image(box.image)
         assert [store.mount_count(ref) for ref in (box.id, store.images[box.image].layer)] == [0, 0]
         invariants.counted(store.graph_root, store.run_root, store.driver_name)
+
+
+def test_an_image_is_mounted_for_a_block_too(store: orlop.Store) -> None:
+    layer = store.layers.put(tar(("file", b"content")))
+    image = store.images.create(layer=layer.id, names=["img"])
+    with store.mounted("img") as path:
+        assert (path / "file").read_bytes() == b"content"
+    assert not store.unmount_image(image.id, force=True)
+    with (
+        pytest.raises(orlop.NotFound, match="no layer, image or container has the id"),
+        store.mounted("nothing"),
+    ):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orlop.errors import ImageUnknown, LayerUnknown
 from orlop.store import arguments
 from orlop.store.tables import WRITE
 
@@ -31,10 +32,12 @@ class Contents:
     def mount(self, ref: str, *, label: str = "") -> str:
         """Mount a container or layer, and count it; the absolute path of its files.
 
-        Every `mount` wants one `unmount`; `mounted` does both. `label` overrides the recorded SELinux label.
+        Every `mount` wants one `unmount`; the block `mounted` does both. `label` overrides the recorded SELinux
+        label. The files of an image are mounted by `mount_image`.
 
         Raises:
-            LayerUnknown, ReadOnly, StorageError.
+            LayerUnknown: no container and no layer is called that. ReadOnly: only an additional store has it.
+            StorageError: the driver cannot mount it.
         """
         from orlop.store import mounting
 
@@ -47,7 +50,11 @@ class Contents:
         return mounting.unmount(self._engine, ref, force=force)
 
     def mounted(self, ref: str, *, label: str = "") -> _Mounted:
-        """A block in which a container or layer is mounted; gives its `pathlib.Path`."""
+        """A block in which a container, a layer or, read-only, an image is mounted; gives its `pathlib.Path`.
+
+        Containers and layers are looked through first, then images. `label` overrides the recorded SELinux label.
+        Entering it raises as `mount` and `mount_image` do.
+        """
         return _Mounted(self, ref, label)
 
     def mount_image(self, ref: str, *, options: Iterable[str] = (), label: str = "") -> str:
@@ -79,7 +86,7 @@ class Contents:
         return mounting.parent_owners(self._engine, ref)
 
     def container_parent_owners(self, ref: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The same for a container's layer."""
+        """User and group ids above a container's mount point that its layer's id maps do not contain; ascending."""
         from orlop.store import mounting
 
         return mounting.parent_owners(self._engine, ref, of_container=True)
@@ -97,7 +104,7 @@ class Contents:
         return diffs.changes(self._engine, layer, parent)
 
     def diff(self, layer: str, parent: str | None = None, *, compression: int | None = None) -> PieceStream:
-        """The same as a tar stream, which must be closed.
+        """What a layer changes relative to its parent, or to any other layer, as a tar stream, which must be closed.
 
         A layer that was put comes back bit for bit (`spec/tar-split.md`). `compression` is a code of the layer
         record: 0 none, 2 gzip, 4 zstd; None takes the kind the layer came in. The layer table stays locked until
@@ -164,10 +171,13 @@ class Contents:
         return staging.prepare(self._engine, differ, mappings, host_uids=host_uids, host_gids=host_gids)
 
     def apply_diff_with_differ(self, to: str, differ: Differ) -> StagedOutput:
-        """The older form of `prepare_staged_layer`; `to` has to be empty.
+        """Let a differ make the files of a layer ready; the older form of `prepare_staged_layer`.
+
+        Args:
+            to: has to be empty: a layer that is there already cannot be filled so.
 
         Raises:
-            NotSupported: it is not, or as there.
+            NotSupported: `to` is not empty, or the driver cannot do it; overlay can.
         """
         from orlop.store import staging
 
@@ -311,17 +321,30 @@ class _Mounted:
         self._store = store
         self._ref = ref
         self._label = label
+        self._unmount = store.unmount
 
     def __enter__(self) -> Path:
         from pathlib import Path
 
-        return Path(self._store.mount(self._ref, label=self._label))
+        store = self._store
+        try:
+            return Path(store.mount(self._ref, label=self._label))
+        except LayerUnknown as unknown:
+            try:
+                path = store.mount_image(self._ref, label=self._label)
+            except ImageUnknown:
+                what = "layer, image or container"
+                raise LayerUnknown(
+                    f"no {what} has the id, name or unique prefix {self._ref!r}", ref=self._ref
+                ) from unknown
+            self._unmount = store.unmount_image
+            return Path(path)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._store.unmount(self._ref)
+            self._unmount(self._ref)
         except Exception as second:
             if error is None:
                 raise

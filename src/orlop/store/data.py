@@ -41,14 +41,17 @@ class Data:
         return iter(self.keys())
 
     def keys(self) -> tuple[str, ...]:
+        """The keys as of now, in the order in which they were first set."""
         with self._collection._opening(READ) as tables:
             row = self._record(tables)
             return tuple(row.document.get("big-data-names") or ())
 
     def items(self) -> list[tuple[str, bytes]]:
+        """Keys and items, read whole one by one."""
         return [(key, self[key]) for key in self.keys()]
 
     def values(self) -> list[bytes]:
+        """The items, read whole one by one."""
         return [self[key] for key in self.keys()]
 
     def __len__(self) -> int:
@@ -75,6 +78,7 @@ class Data:
             return file.read(size)
 
     def get(self, key: str, default: bytes | None = None) -> bytes | None:
+        """The whole item of that key, or `default` if there is none."""
         try:
             return self[key]
         except DataUnknown:

@@ -61,6 +61,7 @@ class References:
         return str(self._record(ref).id)
 
     def exists(self, ref: str) -> bool:
+        """Whether a layer, an image or a container has this id, name or unique prefix of an id."""
         return any(ref in kind for kind in self._kinds())
 
     def names(self, ref: str) -> tuple[str, ...]:
@@ -68,15 +69,15 @@ class References:
         return tuple(self._record(ref).names)
 
     def set_names(self, ref: str, names: Iterable[str]) -> tuple[str, ...]:
-        """Give it exactly these names, taking them from others of its kind; the names it has now."""
+        """Give a layer, image or container exactly these names, taking them from others; those it has now."""
         return self._rename("set_names", ref, names)
 
     def add_names(self, ref: str, names: Iterable[str]) -> tuple[str, ...]:
-        """Put names in front of those it has, taking them from others of its kind; the names it has now."""
+        """Put names in front of those of a layer, image or container, taking them from others; those it has now."""
         return self._rename("add_names", ref, names)
 
     def remove_names(self, ref: str, names: Iterable[str]) -> tuple[str, ...]:
-        """Take names off it; the names it has now."""
+        """Take names off a layer, image or container; absent ones are fine. The names it has now."""
         return self._rename("remove_names", ref, names)
 
     def metadata(self, ref: str) -> str:
@@ -89,7 +90,7 @@ class References:
         raise _no_id(ref)
 
     def set_metadata(self, ref: str, metadata: str) -> None:
-        """Replace the caller's own text. NotAnID if this store has nothing of that name."""
+        """Replace the caller's own text of a layer, image or container. NotAnID if this store has none of that name."""
         for kind in self._kinds():
             try:
                 kind.set_metadata(ref, metadata)
@@ -99,7 +100,7 @@ class References:
         raise _no_id(ref)
 
     def snapshot(self, *, layers: bool = True, images: bool = True, containers: bool = True) -> Snapshot:
-        """All records of the kinds asked for, as they were at one moment (`MultiList`)."""
+        """All records of the kinds asked for, as they were at one moment: an `orlop.Snapshot`."""
         from orlop.model.snapshot import Snapshot
         from orlop.store.tables import READ
 

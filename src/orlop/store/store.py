@@ -44,7 +44,7 @@ class Store(References, Contents, Upkeep):
         self.close()
 
     def close(self) -> None:
-        """Let go of the store. Nothing is open between calls, so this only stops further use (`Free`)."""
+        """Let go of the store; what is used of it afterwards raises ConfigError. Nothing is open between calls."""
         self._engine.close()
         self._engine = _Closed()  # type: ignore[assignment]
         for collection in self._collections.values():
@@ -82,10 +82,12 @@ class Store(References, Contents, Upkeep):
 
     @property
     def driver_name(self) -> str:
+        """The name of the driver in use: "overlay" or "vfs"."""
         return self._engine.driver_name
 
     @property
     def driver_options(self) -> tuple[str, ...]:
+        """What the driver was told, texts `key=value`."""
         return self.options.driver_options
 
     @property
@@ -104,7 +106,7 @@ class Store(References, Contents, Upkeep):
         return "full" if self.options.durable else "none"
 
     def driver(self) -> Driver:
-        """The graph driver as it is now (`drivers/api.py`)."""
+        """The graph driver as it is now, an `orlop.Driver`; for what the store has no verb for (`drivers/api.py`)."""
         return self._engine.driver()
 
     def status(self) -> list[tuple[str, str]]:
@@ -118,6 +120,7 @@ class Store(References, Contents, Upkeep):
         ]
 
     def version(self) -> list[tuple[str, str]]:
+        """Pairs that tell the version of orlop, in the form of `status`."""
         return [("Version", __version__)]
 
     def damage(self) -> tuple[str, ...]:

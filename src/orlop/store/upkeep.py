@@ -62,7 +62,7 @@ class Upkeep:
         dry_run: bool = False,
         progress: Callable[[object], object] | None = None,
     ) -> DedupResult:
-        """Share the blocks of files with the same content, in the layers of images (`Dedup`).
+        """Share the blocks of files with the same content, in the layers of images.
 
         The kernel compares the files before it shares anything: no content, time or link count ever changes, and
         neither a killed process nor a running container can do harm. With "size" the kernel is asked for all files of
