@@ -76,7 +76,7 @@ WAYS = {
 def told(
     *ways: str, rest: pytest.MarkDecorator, among: str = "", without: str = "nothing"
 ) -> pytest.MarkDecorator:
-    """A mark for stories that are told in these ways always, and in all others if the mark `rest` is asked for.
+    """A mark for stories that are told in one of these ways always, and in all that there are if `rest` is asked for.
 
     `among`: only ways that have this in their name. `without`: none that has.
     """

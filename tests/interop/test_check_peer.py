@@ -8,7 +8,7 @@ where they delete is in docs/compatibility.md.
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -105,6 +105,21 @@ def said(result: peers.Result) -> tuple[int, str, str]:
 CLEAN = (0, "", "")
 
 
+def _with_drivers(cases: Sequence[Case], turn: int) -> pytest.MarkDecorator:
+    """Each case with one driver now, and with the other in `make deep-check`."""
+    rows = [
+        pytest.param(
+            case,
+            driver,
+            id=f"{case.name}-{driver}",
+            marks=() if (number + turn) % 2 == now else pytest.mark.deep,
+        )
+        for number, case in enumerate(cases)
+        for now, driver in enumerate(DRIVERS)
+    ]
+    return pytest.mark.parametrize(("case", "driver"), rows)
+
+
 # --- tests ----------------------------------------------------------------------------------------------------
 
 
@@ -136,8 +151,7 @@ def test_found_and_told_in_their_words(case: Case, driver: str, make: Callable[.
         assert json.loads(counted.text)[member] == wanted
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("case", CASES, ids=IDS)
+@_with_drivers(CASES, turn=0)
 def test_mended_while_there_is_a_container(case: Case, driver: str, make: Callable[..., Site]) -> None:
     """Without --force: status 1, as a container is reported; what could be mended is. With it: all is well."""
     site = make(driver)
@@ -173,8 +187,7 @@ def test_mended_while_there_is_a_container(case: Case, driver: str, make: Callab
         _podman_uses(site)
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("case", WITHOUT, ids=[case.name for case in WITHOUT])
+@_with_drivers(WITHOUT, turn=1)
 def test_mended_where_there_is_no_container(case: Case, driver: str, make: Callable[..., Site]) -> None:
     site = make(driver, boxed=False)
     case.do(site)
@@ -184,8 +197,7 @@ def test_mended_where_there_is_no_container(case: Case, driver: str, make: Calla
     assert (done.status, done.err) == (0, b"")
     assert said(check(site)) == CLEAN
     _containers_storage_uses(site, case.survivors(driver, boxed=False))
-    if CASES.index(case) % 2 == DRIVERS.index(driver):  # it is slow: each case on one of the drivers
-        _podman_uses(site)
+    _podman_uses(site)
 
 
 def _containers_storage_uses(site: Site, survivors: set[str]) -> None:
