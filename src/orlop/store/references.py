@@ -90,7 +90,7 @@ class References:
         raise _no_id(ref)
 
     def set_metadata(self, ref: str, metadata: str) -> None:
-        """Replace the caller's own text of a layer, image or container. NotAnID if this store has none of that name."""
+        """Replace the caller's own text of a layer, image or container. NotAnID if there is none of that name."""
         for kind in self._kinds():
             try:
                 kind.set_metadata(ref, metadata)
