@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,4 +286,34 @@ def test_what_a_dead_process_made_ready_goes_with_the_next_write(opened: Opened,
     opened().layers.create(id="new")
     assert os.listdir(graph / "overlay/staging") == [os.path.basename(os.path.dirname(used.target))]
     store.apply_staged_layer(used, id="one")
+    _nothing_is_left(graph)
+
+
+def test_threads_make_layers_ready_at_the_same_time(opened: Opened, graph: Path) -> None:
+    """Each in its own directory; the unpackers are spawned then, as forking a process with threads is no good."""
+    store = opened()
+    together = threading.Barrier(3, timeout=60)
+    problems: list[BaseException] = []
+
+    class Waiting(TarDiffer):
+        def apply(self, target: str, options: DifferOptions) -> StagedOutput:
+            together.wait()
+            return super().apply(target, options)
+
+    def make(id: str) -> None:
+        try:
+            output = store.prepare_staged_layer(Waiting(tar((id, id.encode()))))
+            store.apply_staged_layer(output, id=id)
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=make, args=(id,)) for id in ("one", "two", "three")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    for id in ("one", "two", "three"):
+        with store.mounted(id) as root:
+            assert (root / id).read_text() == id
     _nothing_is_left(graph)
