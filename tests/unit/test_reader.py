@@ -404,3 +404,15 @@ def test_old_prefix_bug_of_gnu_files_survives_the_whole_way() -> None:
     data = padded(header(b"n", 1, magic=GNU, rest=b"pre/fix") + b"x")
     assert only(data + END).name == b"pre/fix/n"
     assert only(header(b"n", magic=GNU, rest=octal(7, 12)) + END).atime_ns == 7_000_000_000
+
+
+def test_what_never_was_an_archive_is_said_not_to_be_one() -> None:
+    """Someone who gives the wrong file learns that, and not about octal numbers alone."""
+    never = "^no tar archive, plain or compressed, begins so: invalid tar header: .*before byte 512$"
+    for text in (b"root:x:0:0::/root:/bin/sh\n" * 40, b"\x89PNG" + bytes(range(256)) * 4):
+        with pytest.raises(BadArchive, match=never) as problem:
+            entries(text)
+        assert problem.value.peer == "invalid tar header"
+    with pytest.raises(BadArchive) as problem:
+        entries(member(b"a") + b"root:x:0:0::/root:/bin/sh\n" * 40)
+    assert "no tar archive" not in str(problem.value)

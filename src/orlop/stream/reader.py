@@ -103,9 +103,12 @@ class TarReader:
         except BadArchive as error:
             if "offset" in error.facts:
                 raise
-            # The parsers know only the block they were given.
+            # The parsers know only the block they were given. What fails at once mostly never was an archive.
+            never = "no tar archive, plain or compressed, begins so: " if self.offset == BLOCK else ""
             raise BadArchive(
-                f"{error}, in the header before byte {self.offset}", peer=error.peer, offset=self.offset
+                f"{never}{error}, in the header before byte {self.offset}",
+                peer=error.peer,
+                offset=self.offset,
             ) from None
 
     def payload(self) -> Iterable[memoryview]:
