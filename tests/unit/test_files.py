@@ -309,29 +309,15 @@ def test_where_the_system_makes_no_directories_its_answer_is_the_error() -> None
         files.make_dirs("/proc/nowhere/below")
 
 
-def test_a_tree_is_synced_file_by_file_then_directory(tmp_path: Path, calls: list[str]) -> None:
-    (tmp_path / "top" / "sub").mkdir(parents=True)
-    (tmp_path / "top" / "a").write_text("")
-    (tmp_path / "top" / "sub" / "b").write_text("")
-    (tmp_path / "top" / "link").symlink_to("/etc/passwd")
-    os.mkfifo(tmp_path / "top" / "fifo")
-    files.sync_tree(str(tmp_path / "top"))
-    assert sorted(calls) == ["fsync a", "fsync b", "fsync sub", "fsync top"]
-    assert calls.index("fsync a") < calls.index("fsync top")
-
-
-def test_a_failing_sync_of_a_tree_or_a_directory_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_sync_of_a_directory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("")
 
     def fail(fd: int) -> None:
         raise OSError(errno.EIO, "bad sector")
 
     monkeypatch.setattr(os, "fsync", fail)
-    for call in (files.sync_tree, files.sync_dir):
-        with pytest.raises(OSError, match="bad sector"):
-            call(str(tmp_path))
+    with pytest.raises(OSError, match="bad sector"):
+        files.sync_dir(str(tmp_path))
 
 
 def test_a_file_system_that_cannot_sync_directories_is_no_error(

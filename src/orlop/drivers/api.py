@@ -650,20 +650,6 @@ def parse_options(options: Iterable[str]) -> list[Option]:
     return found
 
 
-def mount_options(driver: str, options: Iterable[str]) -> tuple[str, ...]:
-    """The mount options that option strings ask a driver for, as engines want to know them (`GetMountOptions`).
-
-    Those of the first `<driver>.mountopt` or `.mountopt` (`spec/config.md` 12).
-
-    Raises:
-        ConfigError: a string without `=`.
-    """
-    for option in parse_options(options):
-        if option.key in (".mountopt", f"{driver}.mountopt"):
-            return tuple(filter(None, option.value.split(",")))
-    return ()
-
-
 _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True)
 _BOOLEANS |= dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False)
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-    from orlop.system.descent import Descent
 
 TEMPORARY = ".tmp-"
 """How the names of unfinished files begin, with us and with the peers. Readers ignore such files."""
@@ -336,41 +335,6 @@ def sync_filesystem(path_or_fd: str | int) -> None:
         libc.syncfs(fd)
     finally:
         os.close(fd)
-
-
-def sync_tree(path: str) -> None:
-    """Make durable a directory and all below it, file by file. For a few files on a file system with other traffic;
-    `sync_filesystem` is quicker for many."""
-    from orlop.system.descent import Descent
-
-    with Descent(path) as at:
-        waiting = [_sync_level(at)]
-        while waiting:
-            if waiting[-1]:
-                at.enter(waiting[-1].pop())
-                waiting.append(_sync_level(at))
-            else:
-                waiting.pop()
-                if waiting:
-                    at.leave()
-
-
-def _sync_level(at: Descent) -> list[bytes]:
-    """Sync the files of the current directory, then itself; the names of the directories in it."""
-    directories = []
-    with os.scandir(at.fd) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(os.fsencode(entry.name))
-            elif entry.is_file(follow_symlinks=False):
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                fd = os.open(entry.name, flags, dir_fd=at.fd)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-    _sync_dir(at.fd)
-    return directories
 
 
 def clear_temporaries(directory: str) -> int:
