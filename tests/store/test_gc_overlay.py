@@ -91,7 +91,7 @@ def test_a_layer_that_only_a_lower_file_knows_stays(store: orlop.Store, home: Pa
         lock.renew()
     plan = store.plan_gc()
     assert [kept.id for kept in plan.keeps if kept.kind == "layer"] == ["second"]
-    assert "layer copy2 lies on layer second" in plan.keeps[0].reason
+    assert "layer copy2 lies on it" in plan.keeps[0].reason
     assert plan.steps == ()
     path.write_text(text)
     with store._engine.layers.locks[0].writing() as lock:

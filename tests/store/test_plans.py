@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import orlop
+import peers
 import trees
 from interface import Disk
 from orlop.errors import (
@@ -198,6 +200,31 @@ def test_a_layer_that_is_mounted_is_said_to_be(store: orlop.Store) -> None:
     plan = store.plan_delete("box")
     assert "mounted" in plan.steps[1].reason
     store.apply(plan)
+    assert "box-layer" not in store.layers
+
+
+def test_a_layer_that_somebody_mounted_who_counts_elsewhere_is_said_to_be(
+    store: orlop.Store, disk: Disk, place: Path
+) -> None:
+    """The counts of mounts lie in the run root; what a container of another one shows goes with the plan."""
+    fill(store)
+    before = store.plan_delete("box")
+    assert not any("mounted" in step.reason for step in before.steps)
+    other = orlop.open_store(place / "graph", place / "run2", disk.driver, durability="none")
+    path = other.mount("box")
+    if disk.driver == "vfs":  # nothing is mounted there
+        subprocess.run(["mount", "--bind", path, path], check=True)
+    try:
+        plan = store.plan_delete("box")
+        assert f"something is mounted at {path}" in plan.steps[1].reason
+        with pytest.raises(PlanOutdated, match="mounts of layer box-layer"):
+            store.apply(before)
+        assert "box-layer" in store.layers
+    finally:
+        peers.unmount_below(place / "graph")
+    if disk.driver == "overlay":
+        other.unmount("box", force=True)
+    store.apply(before)
     assert "box-layer" not in store.layers
 
 

@@ -1,7 +1,8 @@
 """What a plan to delete rests on: facts from the records, asked for when it is made and again before it is applied.
 
     of an object    `record` (a digest of all it says), `children`, `images`, `containers` (who needs it; ids with
-                    blanks between), `mounts` (how often it is mounted), `doubt` (of a damaged record)
+                    blanks between), `mounts` (how often it is mounted, and where, if the kernel shows that), `doubt`
+                    (of a damaged record)
     of the store    `layers`, `images`, `containers`, `driver layers`: how many, and a digest of the ids
 
 What is *not* asked again is whether more could go by now: a plan does what it lists, and nothing else.
@@ -9,10 +10,11 @@ What is *not* asked again is whether more could go by now: a plan does what it l
 
 from __future__ import annotations
 
-from orlop.errors import PlanOutdated
+from orlop.errors import PlanOutdated, UnsafeID
 from orlop.formats.records import encode
 from orlop.model.digest import Digest
 from orlop.model.plan import Assumption
+from orlop.store.shown import Shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
 
 def of_steps(engine: Engine, tables: Tables, steps: Iterable[Step]) -> list[Assumption]:
     """The facts that the removal of layers, images and containers rests on. The tables are open."""
+    shown = Shown()
     return [
         Assumption(step.kind, step.id, fact, value)
         for step in steps
-        for fact, value in _facts(engine, tables, step.kind, step.id)
+        for fact, value in _facts(engine, tables, shown, step.kind, step.id)
     ]
 
 
@@ -80,7 +83,7 @@ def _difference(assumed: Assumption, value: str | None) -> str:
     return f"the {assumed.fact} of {name} have changed from {was} to {now}"
 
 
-def _facts(engine: Engine, tables: Tables, kind: str, id: str) -> Iterator[tuple[str, str]]:
+def _facts(engine: Engine, tables: Tables, shown: Shown, kind: str, id: str) -> Iterator[tuple[str, str]]:
     if kind == "container":
         yield "record", _record([tables.containers], id)
         return
@@ -101,8 +104,15 @@ def _facts(engine: Engine, tables: Tables, kind: str, id: str) -> Iterator[tuple
     yield "children", _joined(row.id for row in tables.layers.rows.holding("parent", id))
     yield "images", _joined(users)
     yield "containers", _joined(row.id for row in boxes.holding("layer", id))
-    yield "mounts", str(mounts.of(id).count)
+    yield "mounts", " ".join(filter(None, (str(mounts.of(id).count), _mounted(engine, shown, id))))
     yield "doubt", tables.doubted(id) or ""
+
+
+def _mounted(engine: Engine, shown: Shown, id: str) -> str:
+    try:
+        return shown.of_layer(engine.ready_driver.places(id))
+    except UnsafeID:
+        return ""  # what can be no directory is mounted nowhere
 
 
 def _joined(ids: Iterable[str]) -> str:

@@ -49,7 +49,7 @@ _NAMED_BY = {"layer": KINDS, "image": ("image", "container"), "container": ("con
 class Lost:
     """See the module. Nothing is looked at before it is asked for; the tables are held.
 
-    `documents` and `asides` are the records of each kind that can be read, and those that were set aside; `recorded`
+    `documents` are the records of each kind that can be read, `asides` those of ours that were set aside; `recorded`
     are ids that have a record somewhere; `orphans` are layers of the driver's home without one.
     """
 
@@ -102,7 +102,7 @@ class Lost:
         for of_kind in _NAMED_BY[kind]:
             for aside in self._asides[of_kind]:
                 if aside.is_nameless:
-                    yield "", f"a damaged record of one {of_kind} has no id ({aside.reason})"
+                    yield "", f"a damaged record of some {of_kind} has no id ({aside.reason})"
         if kind == "layer":
             yield from self._lost_layers()
         elif kind == "image":
@@ -115,9 +115,12 @@ class Lost:
         for id, who in self._layers_named():
             if id and not self._has_record("layer", id) and self.is_there(id):
                 yield id, f"{who} needs it"
+        yield from self._layers_below()
         for id in self._orphans():
             if not self._has_record("layer", id) and os.path.lexists(self._layers.tar_split_path(id)):
                 yield id, "it was filled once"
+
+    def _layers_below(self) -> Iterator[Found]:
         if not isinstance(self._driver, DependsOnLayers):
             return
         for document in self._documents["layer"]:
@@ -169,7 +172,10 @@ def of_tables(engine: Engine, tables: Tables, *, recorded: Recorded, orphans: Or
         engine.layers,
         [view.table for view in images],
         documents={kind: [row.document for view in of for row in view.rows] for kind, of in views.items()},
-        asides={kind: [aside for view in of for aside in view.table.asides()] for kind, of in views.items()},
+        asides={
+            kind: [aside for view in of if not view.table.read_only for aside in view.table.asides()]
+            for kind, of in views.items()
+        },
         recorded=recorded,
         orphans=orphans,
     )
@@ -183,7 +189,10 @@ def of_look(look: Look) -> Lost:
         look.engine.layers,
         [table.table for table in look.images],
         documents={kind: [d for table in of for d in table.by_id.values()] for kind, of in found.items()},
-        asides={kind: [aside for table in of for _, aside in table.asides()] for kind, of in found.items()},
+        asides={
+            kind: [aside for table in of if not table.read_only for _, aside in table.asides()]
+            for kind, of in found.items()
+        },
         recorded=look.is_recorded,
         orphans=look.orphans,
     )

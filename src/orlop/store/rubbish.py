@@ -7,7 +7,7 @@ Rules
 3. What a damaged record mentions stays, for nobody knows what that record would say. One without an id may mean
    anything of its kind.
 4. What lost its record stays, and with it all else of its kind (`store/lost`).
-5. What is mounted stays. LIMIT: mounts of other mount namespaces are not seen, as with the peers.
+5. What is mounted stays (`store/shown`).
 6. Beside records only names are touched that a program made up (64 hex digits), and no symlinks.
 """
 
@@ -24,7 +24,8 @@ from orlop.model.plan import Kept, Step
 from orlop.records import trash
 from orlop.records.layers import is_incomplete
 from orlop.store import containers, disposal, images, lost, othermode
-from orlop.system import files, mounts
+from orlop.store.shown import Shown
+from orlop.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Search:
             "container": [tables.containers],
         }
         self._elsewhere = othermode.ids(engine)
-        self._mounts = mounts.mount_table()
+        self._shown = Shown()
         self._stuck: set[str] = set()  # layers without a record that stay
         self._lost = lost.of_tables(engine, tables, recorded=self._has_record, orphans=self._orphans)
         self._rubbish_of_processes()
@@ -119,21 +120,14 @@ class Search:
             status = os.lstat(path)
         except FileNotFoundError:
             return
-        held = _wrong_kind(kind, status) or self._mounted(path)
+        point = self._shown.at(path)
+        held = _wrong_kind(kind, status) or (f"something is mounted at {point}" if point else "")
         if held:
             self.keeps.append(Kept(kind, id, path, held))
             return
         age = max(time.time() - status.st_mtime, 0.0)
         step = Step("remove", kind, id, path, age_seconds=age, reason=reason)
         self.finds.append(Find(step, paths or [path], take or disposal.setting_aside(path)))
-
-    def _mounted(self, path: str) -> str:
-        directory, name = os.path.split(path)
-        at = os.path.join(os.path.realpath(directory), name)
-        for mount in self._mounts:
-            if mount.point == at or mount.point.startswith(at + "/"):
-                return f"something is mounted at {mount.point}"
-        return ""
 
     # --- what dead processes left -------------------------------------------------------------------------
 
@@ -239,7 +233,7 @@ class Search:
             places = self._driver.places(id)
             if not places:
                 continue
-            held = self._doubted("layer", id) or self._kept_by_loss(id) or self._in_use(places)
+            held = self._doubted("layer", id) or self._kept_by_loss(id) or self._shown.of_layer(places)
             if held:
                 self._stuck.add(id)
                 self.keeps.append(Kept("layer", id, places[-1], held))
@@ -258,17 +252,6 @@ class Search:
 
     def _kept_by_loss(self, id: str) -> str:
         return self._lost.why("layer", id) or self._lost.doubt
-
-    def _in_use(self, places: list[str]) -> str:
-        """A mount that shows the layer, or is made of it."""
-        held = self._mounted(places[-1])
-        if held:
-            return held
-        names = {os.path.basename(place) for place in places}
-        for mount in self._mounts:
-            if mount.fstype == "overlay" and not names.isdisjoint(_components(mount.super_options)):
-                return f"the mount at {mount.point} is made of it"
-        return ""
 
     def _beside_layers(self) -> None:
         """tar-split files and data of layers without a record, the layer itself being there or not."""
@@ -324,13 +307,6 @@ def _names(directory: str) -> list[str]:
     except FileNotFoundError:
         pass
     return []
-
-
-def _components(options: str) -> set[str]:
-    """The names of which the paths in mount options consist."""
-    for sign in ",=:":
-        options = options.replace(sign, "/")
-    return set(options.split("/"))
 
 
 def _abandoned(root: str) -> list[str]:

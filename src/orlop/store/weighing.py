@@ -26,14 +26,22 @@ def places_of(engine: Engine, kind: str, id: str) -> list[str]:
 
 
 def weighed(step: Step, paths: Sequence[str]) -> Step:
-    """The step with the bytes of the disk that its paths take."""
+    """The step with the bytes of the disk that its paths take; and with a word if it is mounted.
+
+    That is what the kernel shows: the counts tell only of mounts of this run root.
+    """
+    from orlop.store.shown import Shown
     from orlop.stream.occupancy import occupied
 
     try:
         size = occupied(paths)
     except OSError:
         size = 0
-    return Step(step.action, step.kind, step.id, step.path, size, step.age_seconds, step.reason)
+    held = ""
+    if step.action == "remove" and step.kind in ("layer", "container"):
+        held = Shown().of_layer(paths)
+    reason = "; ".join(filter(None, (step.reason, held)))
+    return Step(step.action, step.kind, step.id, step.path, size, step.age_seconds, reason)
 
 
 def freed(engine: Engine, paths: Sequence[str]) -> int:
