@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli import render
+from orlop.cli.main import DAMAGE
 
 if TYPE_CHECKING:
     from orlop.cli.main import Session
     from orlop.model.findings import CheckReport, Finding
-
-DAMAGE_FOUND = 3
 
 
 @click.command()
@@ -37,7 +36,7 @@ def check(session: Session, quick: bool, everything: bool, as_json: bool) -> int
         render.as_document(report.json())
     else:
         _show(report, everything)
-    return DAMAGE_FOUND if report.of_grade("damage") else 0
+    return DAMAGE if report.of_grade("damage") else 0
 
 
 def _show(report: CheckReport, everything: bool) -> None:
@@ -142,4 +141,4 @@ def repair(
             report = store.check(quick=quick, progress=progress)
         plan = store.plan_repair(report, containers=containers, unreferenced=unreferenced)
         status = render.carry_out(store, plan, dry_run=dry_run, yes=yes, as_json=as_json)
-    return status or (DAMAGE_FOUND if plan.keeps else 0)
+    return status or (DAMAGE if plan.keeps else 0)

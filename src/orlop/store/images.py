@@ -176,7 +176,7 @@ class Images(Directories[Image]):
         """
         from orlop.store import sizes
 
-        return sizes.image_size(self._engine, self, ref)
+        return sizes.image_size(self._engine, ref)
 
     # --- deleting -----------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ import os
 
 from orlop.errors import (
     ConfigError,
-    ImageUnknown,
     LayerNotMounted,
     LayerUnknown,
     NotSupported,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orlop.model.idmap import IDMappings
-    from orlop.records.blocks import View
     from orlop.records.rows import Row
     from orlop.store.engine import Engine
     from orlop.store.tables import Tables
@@ -137,7 +135,7 @@ def mount_image(engine: Engine, ref: str, *, options: tuple[str, ...] = (), labe
     with emptied(engine) as rubbish, engine.graph_lock.writing(timeout=engine.options.lock_timeout):
         engine.driver_held()
         with engine.open(layers=WRITE, images=WRITE, graph_held=True) as tables:
-            found = _image(tables, ref)
+            found = tables.image(ref)
             top = pick_top_layer(engine, tables, rubbish, found, IDENTITY, host_uids=True, host_gids=True)
             row = None if top is None else tables.layers.rows.by_id(top.id)
             if top is None:
@@ -163,7 +161,7 @@ def mount_image(engine: Engine, ref: str, *, options: tuple[str, ...] = (), labe
 def unmount_image(engine: Engine, ref: str, *, force: bool = False) -> bool:
     """Undo one mount of an image, or all with `force`; True if it is still mounted."""
     with engine.open(layers=WRITE, images=READ) as tables:
-        _, image = _image(tables, ref)
+        _, image = tables.image(ref)
         candidates = [*(image.document.get("mapped-layers") or ()), image.document.get("layer") or ""]
         rows = [row for id in candidates if (row := tables.layers.rows.by_id(id)) is not None]
         row = next((row for row in rows[:-1] if not mappings_of(row)), rows[-1] if rows else None)
@@ -185,17 +183,6 @@ def _not_here(tables: Tables, image: str, layer: str) -> LayerUnknown:
         "there, or make a container of the image and mount that",
         ref=layer,
     )
-
-
-def _image(tables: Tables, ref: str) -> tuple[View, Row]:
-    found = tables.find_image(ref)
-    if found is None:
-        raise ImageUnknown(
-            f"no image has the id, name or unique prefix {ref!r}",
-            peer=f'locating image with ID "{ref}": {ImageUnknown.peer}',
-            ref=ref,
-        )
-    return found
 
 
 def unmount(engine: Engine, ref: str, *, force: bool = False) -> bool:

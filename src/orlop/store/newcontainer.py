@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from orlop.errors import ImageUnknown
 from orlop.model.container import Container
 from orlop.model.timestamp import Timestamp
 from orlop.records import containers as homes
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
     from orlop.model.autouserns import AutoUserNS
     from orlop.model.idmap import IDMappings
-    from orlop.records.blocks import View
-    from orlop.records.rows import Row
     from orlop.records.trash import Trash
     from orlop.store.engine import Engine
     from orlop.store.tables import Tables
@@ -53,7 +50,7 @@ def make_container(engine: Engine, tables: Tables, rubbish: Trash, wanted: Wante
     Raises:
         As `Containers.create`; then nothing of it stays but a mapped copy of the image's top layer.
     """
-    found = _image(tables, wanted.image)
+    found = tables.image(wanted.image) if wanted.image else None
     if wanted.auto_userns is not None:
         from orlop.store import userns
 
@@ -94,19 +91,6 @@ def make_container(engine: Engine, tables: Tables, rubbish: Trash, wanted: Wante
         seal=lambda layer: recorded.append(_record(engine, wanted, found[1].id if found else "", layer)),
     )
     return recorded[0]
-
-
-def _image(tables: Tables, ref: str | None) -> tuple[View, Row] | None:
-    if not ref:
-        return None
-    found = tables.find_image(ref)
-    if found is None:
-        raise ImageUnknown(
-            f"no image has the id, name or unique prefix {ref!r}",
-            peer=f'locating image with ID "{ref}": {ImageUnknown.peer}',
-            ref=ref,
-        )
-    return found
 
 
 def _labels(tables: Tables, wanted: Wanted) -> tuple[str, str]:

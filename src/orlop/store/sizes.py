@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import ContainerUnknown, ImageUnknown, LayerUnknown
+from orlop.errors import ContainerUnknown, LayerUnknown
 from orlop.model.layer import Layer
 from orlop.store.layering import mappings_of
 from orlop.store.tables import READ
@@ -14,18 +14,14 @@ if TYPE_CHECKING:
     from orlop.records.rows import Row
     from orlop.store.containers import Containers
     from orlop.store.engine import Engine
-    from orlop.store.images import Images
     from orlop.store.tables import Tables
 
 
-def image_size(engine: Engine, images: Images, ref: str) -> int:
+def image_size(engine: Engine, ref: str) -> int:
     """Bytes of all layers below the top layer and its mapped copies, each once, plus the image's data."""
     engine.driver()
     with engine.open(layers=READ, images=READ) as tables:
-        found = images._find(tables, ref)
-        if found is None:
-            raise ImageUnknown(f"no image has the id, name or unique prefix {ref!r}", ref=ref)
-        image = found[1]
+        _, image = tables.image(ref)
         starts = [image.document.get("layer") or "", *(image.document.get("mapped-layers") or ())]
         seen: set[str] = set()
         total = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import LayerUnknown
+from orlop.errors import ImageUnknown, LayerUnknown
 from orlop.records.blocks import Editor, Looking, Reading, View, Writing
 
 TYPE_CHECKING = False
@@ -139,6 +139,17 @@ class Tables:
         found = _find((self.images, *self.other_images), ref)
         if found and found[0] is not self.images and self.images.rows.by_id(found[1].id) is not None:
             return None
+        return found
+
+    def image(self, ref: str) -> tuple[View, Row]:
+        """As `find_image`; raises ImageUnknown."""
+        found = self.find_image(ref)
+        if found is None:
+            raise ImageUnknown(
+                f"no image has the id, name or unique prefix {ref!r}",
+                peer=f'locating image with ID "{ref}": {ImageUnknown.peer}',
+                ref=ref,
+            )
         return found
 
     def own_images(self) -> list[Editor]:
