@@ -17,6 +17,7 @@ from orlop.drivers.overlay import staging
 from orlop.drivers.overlay.driver import Overlay
 from orlop.errors import Conflict, NotSupported, UnsafePath
 from orlop.model.idmap import IDENTITY, IDMap, IDMappings
+from orlop.stream.unpack import staged_unpacker
 from orlop.system import files
 from orlop.system.ownlock import OwnedLock, is_owned, own
 
@@ -70,6 +71,19 @@ def test_a_directory_is_empty_locked_and_nobody_else_s(driver: Overlay, staged: 
     driver.drop_staged(target)
     assert os.listdir(staged) == []
     driver.drop_staged(target)  # gone is gone
+
+
+def test_while_the_unpacker_writes_the_lock_is_not_free(driver: Overlay) -> None:
+    """Even if the process that made the directory is killed."""
+    target, options = driver.stage(IDENTITY)
+    lock = Path(target).parent / "staging.lock"
+    with staged_unpacker(target, options) as unpacker:
+        staging._made.pop(str(lock.parent)).close()
+        assert _try(lock) == "busy"
+        assert [found.keep for found in driver.leftovers()] == [True]
+        unpacker.finish()
+    assert [found.keep for found in driver.leftovers()] == [False]
+    driver.drop_staged(target)
 
 
 def test_content_comes_to_its_place_and_nothing_else_stays(driver: Overlay, staged: Path) -> None:

@@ -36,6 +36,8 @@ LEVEL = 10
 def write(tar: Blob, out: Writable, *, level: int = LEVEL) -> dict[str, str]:
     """Write the blob of an uncompressed tar to `out`; the annotations that its manifest has to carry.
 
+    LIMIT: memory grows with the number of entries (about 1,000 bytes each): the table comes last.
+
     Raises:
         BadArchive, DuplicatePath, LimitExceeded: as reading any layer.
         NotSupported: the table of contents cannot say it: types that tar has besides the usual ones, sparse files,

@@ -135,9 +135,9 @@ def parse(data: bytes, limit: int) -> TOC:
     entries = document.get("entries")
     if entries is not None and not isinstance(entries, list):
         raise BadTOC("the entries of the table of contents are not a list")
-    tar_split = _text(document, "tarsplitdigest", "the table of contents")
+    tar_split = _text(document, "tarsplitdigest")
     if tar_split:
-        _digest(tar_split, "the table of contents")
+        _digest(tar_split, document)
     return TOC(_listed([_members(entry, "an entry") for entry in entries or ()], limit), tar_split)
 
 
@@ -155,9 +155,9 @@ def _listed(raw: list[dict[str, Any]], limit: int) -> list[Listed]:
         found.append(listed)
         parts = []
         if listed.entry.type == tarheader.REGULAR:
-            listed.digest = _text(members, "digest", _shown(members))
+            listed.digest = _text(members, "digest")
             if listed.entry.size:
-                _digest(listed.digest, _shown(members))
+                _digest(listed.digest, members)
                 parts = [members]
                 files.append((listed, parts))
             elif listed.digest not in ("", EMPTY):
@@ -170,47 +170,47 @@ def _listed(raw: list[dict[str, Any]], limit: int) -> list[Listed]:
 
 def _place(listed: Listed, parts: list[dict[str, Any]], limit: int) -> int:
     """Set the chunks of a file whose content ends at `limit` or before; where it begins."""
-    name = _shown(parts[0])
-    end = _number(parts[0], "endoffset", name) or limit
+    end = _number(parts[0], "endoffset") or limit
     if end > limit:
-        raise BadTOC(f"the content of {name} ends at {end}, inside of what follows it")
+        raise BadTOC(f"the content of {_shown(parts[0])} ends at {end}, inside of what follows it")
     chunks = []
     rest = listed.entry.size
     for number, members in reversed(list(enumerate(parts))):
-        offset, position = _number(members, "offset", name), _number(members, "chunkoffset", name)
-        size = _number(members, "chunksize", name) or rest - position
-        digest = _text(members, "chunkdigest", name)
+        offset, position = _number(members, "offset"), _number(members, "chunkoffset")
+        size = _number(members, "chunksize") or rest - position
+        digest = _text(members, "chunkdigest")
         if digest:
-            _digest(digest, name)
+            _digest(digest, members)
         if size <= 0 or position + size != rest or (number == 0) != (position == 0):
-            raise BadTOC(f"the chunks of {name} do not make up its {listed.entry.size} bytes")
+            raise BadTOC(f"the chunks of {_shown(members)} do not make up its {listed.entry.size} bytes")
         if offset >= end:
-            raise BadTOC(f"the content of {name} at {offset} does not end after that, but at {end}")
-        chunks.append(Chunk(offset, end, size, position, digest, _text(members, "chunktype", name) == ZEROS))
+            raise BadTOC(
+                f"the content of {_shown(members)} at {offset} does not end after that, but at {end}"
+            )
+        chunks.append(Chunk(offset, end, size, position, digest, _text(members, "chunktype") == ZEROS))
         rest, end = position, offset
     listed.chunks = chunks[::-1]
     return end
 
 
 def _entry(members: dict[str, Any]) -> Entry:
-    name = _shown(members)
-    type = _TYPES.get(_text(members, "type", name))
+    type = _TYPES.get(_text(members, "type"))
     if type is None:
-        raise BadTOC(f"the entry {name} has the type {members.get('type')!r:.40}")
+        raise BadTOC(f"the entry {_shown(members)} has the type {members.get('type')!r:.40}")
     entry = Entry(
         _name(members, "name"),
         _name(members, "linkname"),
         type,
-        _number(members, "mode", name),
-        _number(members, "uid", name),
-        _number(members, "gid", name),
-        _number(members, "size", name),
-        devmajor=_number(members, "devmajor", name),
-        devminor=_number(members, "devminor", name),
-        xattrs=_xattrs(members, name),
+        _number(members, "mode"),
+        _number(members, "uid"),
+        _number(members, "gid"),
+        _number(members, "size"),
+        devmajor=_number(members, "devmajor"),
+        devminor=_number(members, "devminor"),
+        xattrs=_xattrs(members),
     )
     for key, field in _TIMES:
-        setattr(entry, field, _time(members, key, name))
+        setattr(entry, field, _time(members, key))
     return entry
 
 
@@ -222,60 +222,63 @@ def _members(value: object, what: str) -> dict[str, Any]:
 
 
 def _shown(members: Mapping[str, Any]) -> str:
-    name = members.get("name", "")
+    """What members belong to; for errors only, as it takes its time."""
+    name = members.get("name")
+    if name is None:
+        return "an entry without a name" if "type" in members else "the table of contents"
     return quoted(name.encode()) if isinstance(name, str) else repr(name)[:80]
 
 
-def _text(members: Mapping[str, Any], key: str, where: str) -> str:
+def _text(members: Mapping[str, Any], key: str) -> str:
     value = members.get(key, "")
     if not isinstance(value, str):
-        raise BadTOC(f"{key} of {where} is {value!r:.40}, not a text")
+        raise BadTOC(f"{key} of {_shown(members)} is {value!r:.40}, not a text")
     return value
 
 
 def _name(members: Mapping[str, Any], key: str) -> bytes:
-    text = _text(members, key, _shown(members))
+    text = _text(members, key)
     if "\0" in text:
         raise BadTOC(f"{key} of {_shown(members)} has a NUL")
     return text.encode()
 
 
-def _number(members: Mapping[str, Any], key: str, where: str) -> int:
+def _number(members: Mapping[str, Any], key: str) -> int:
     value = members.get(key, 0)
     if type(value) is not int or not 0 <= value <= _NUMBER_MAX:
-        raise BadTOC(f"{key} of {where} is {value!r:.40}")
+        raise BadTOC(f"{key} of {_shown(members)} is {value!r:.40}")
     return value
 
 
-def _digest(text: str, where: str) -> None:
+def _digest(text: str, members: Mapping[str, Any]) -> None:
     try:
         Digest.parse(text)
     except InvalidDigest as error:
-        raise BadTOC(f"a digest of {where} is missing or none: {error}") from None
+        raise BadTOC(f"a digest of {_shown(members)} is missing or none: {error}") from None
     if not text.startswith("sha256:"):
-        raise BadTOC(f"{where} has the digest {text}: only sha256 is read")
+        raise BadTOC(f"{_shown(members)} has the digest {text}: only sha256 is read")
 
 
-def _time(members: Mapping[str, Any], key: str, where: str) -> int:
-    text = _text(members, key, where)
+def _time(members: Mapping[str, Any], key: str) -> int:
+    text = _text(members, key)
     if not text:
         return 0
     if not is_timestamp(text):
-        raise BadTOC(f"{key} of {where} is {text!r:.60}, no time")
+        raise BadTOC(f"{key} of {_shown(members)} is {text!r:.60}, no time")
     ns = Timestamp(text).ns
     return 0 if ns == _UNSET_NS else ns
 
 
-def _xattrs(members: Mapping[str, Any], where: str) -> dict[bytes, bytes] | None:
+def _xattrs(members: Mapping[str, Any]) -> dict[bytes, bytes] | None:
     value = members.get("xattrs")
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise BadTOC(f"xattrs of {where} are not an object")
+        raise BadTOC(f"xattrs of {_shown(members)} are not an object")
     try:
         return {key.encode(): a2b_base64(text.encode(), strict_mode=True) for key, text in value.items()}
     except (ValueError, AttributeError) as error:
-        raise BadTOC(f"xattrs of {where} are not base64: {error}") from None
+        raise BadTOC(f"xattrs of {_shown(members)} are not base64: {error}") from None
 
 
 # --- writing -------------------------------------------------------------------------------------------------
