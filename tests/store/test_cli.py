@@ -206,6 +206,34 @@ def test_a_root_that_is_a_file_is_a_failure_said_without_numbers(
     assert capsys.readouterr() == ("", f"orlop: {place}/file: Not a directory\n")
 
 
+def test_a_store_that_cannot_be_written_is_looked_at_in_two_ways(
+    store: orlop.Store, place: Path, disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The two that docs/command.md tells. A snapshot is given to people so that it stays as it is."""
+    store.layers.put(tar("x"))
+    frozen, view = place / "frozen", place / "view"
+    for name in ("frozen", "view", "upper", "work"):
+        (place / name).mkdir()
+    subprocess.run(["mount", "--bind", place / "graph", frozen], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,bind", frozen], check=True)
+    words = ["--runroot", f"{place}/run2", "-d", disk.driver]
+    option = f"{disk.driver}.imagestore={frozen}"
+    assert run(["--root", str(frozen), *words, "check"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "Read-only file system" in err, f"--option {option}" in err) == ("", True, True)
+
+    orlop.open_store(place / "empty", place / "run2", disk.driver).close()
+    assert run(["--root", f"{place}/empty", *words, "--option", option, "check"]) == 0
+    assert "1 layers" in capsys.readouterr().out
+
+    where = f"lowerdir={frozen},upperdir={place}/upper,workdir={place}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", where, view], check=True)
+    for command in (["check"], ["df"], ["gc", "--dry-run"]):
+        assert run(["--root", str(view), *words, *command]) == 0, capsys.readouterr().err
+    peers.unmount_below(frozen)
+    peers.unmount_below(view)
+
+
 def test_every_command_has_a_sentence_and_examples(command: Run) -> None:
     _, overview, _ = command("--help")
     for name, (_, sentence) in COMMANDS.items():
@@ -397,7 +425,7 @@ def test_check_tells_damage_by_its_status(command: Run, store: orlop.Store, disk
     image = store.images.create(layer=layer.id, data={"manifest": b"{}"})
     status, out, err = command("check", "--all")
     assert (status, err) == (0, "")
-    assert out.startswith("1 layers, 1 images, 0 containers, 1 items looked at")
+    assert out.startswith("1 layer, 1 image, 0 containers, 1 item looked at")
     assert out.endswith("all is well\n")
     item = disk.path("images", image.id, "manifest")
     item.write_bytes(b"[]")
@@ -405,7 +433,7 @@ def test_check_tells_damage_by_its_status(command: Run, store: orlop.Store, disk
     lost.write_bytes(b"")
     status, out, _ = command("check", "--quick")
     assert status == 3
-    assert f"damage: image {image.id[:12]}: " in out
+    assert f"damage: image {image.id[:12]}: data item" in out
     assert "repair: " in out
     assert out.splitlines()[-1].endswith("1 damaged, 1 left behind")
     status, out, _ = command("check", "--json")

@@ -44,13 +44,15 @@ def _show(report: CheckReport, everything: bool) -> None:
         if everything or finding.grade != "oddity":
             click.echo(_told(finding))
     counts = dict(report.checked)
-    looked = ", ".join(f"{counts[what]} {what}" for what in ("layers", "images", "containers", "items"))
+    kinds = ("layers", "images", "containers", "items")
+    looked = ", ".join(f"{counts[kind]} {kind[:-1] if counts[kind] == 1 else kind}" for kind in kinds)
     click.echo(f"{looked} looked at, {render.size(counts['bytes'])} read: {_verdict(report)}")
 
 
 def _told(finding: Finding) -> str:
     what = render.short(finding.id) or finding.path
-    lines = [f"{finding.grade}: {finding.kind} {what}: {finding.text}"]
+    text = finding.text.removeprefix(f"{finding.kind} {finding.id}: ").removeprefix(f"{finding.path} ")
+    lines = [f"{finding.grade}: {finding.kind} {what}: {text}"]
     if finding.since is not None:
         lines.append(f"    since {finding.since} or before")
     if finding.remedy:

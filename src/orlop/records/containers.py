@@ -65,7 +65,7 @@ class ContainerTable(Table):
         orphans = [
             id for id in bigdata.directories(self.directory) if id not in claimed and rows.by_id(id) is None
         ]
-        return self._lost(orphans, "data directories") if orphans else None
+        return self._lost(orphans, "the data of a container,") if orphans else None
 
     def value(self, row: Row) -> Container:
         return self.value_of(row.document)

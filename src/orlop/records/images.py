@@ -83,7 +83,7 @@ class ImageTable(Table):
         if self.files[0].found:
             return None
         orphans = [id for id in bigdata.directories(self.directory) if _has_data(self.directory, id)]
-        return self._lost(orphans, "data directories") if orphans else None
+        return self._lost(orphans, "the data of an image,") if orphans else None
 
     def value(self, row: Row) -> Image:
         return self.value_of(row.document)

@@ -251,7 +251,7 @@ class LayerTable(Table):
             return None
         claimed = {aside.id for aside in self.asides()}
         orphans = [id for id in stored if id not in claimed and rows.by_id(id) is None]
-        return self._lost(orphans, "layers in the driver") if orphans else None
+        return self._lost(orphans, "layer") if orphans else None
 
 
 def is_incomplete(row: Row) -> bool:

@@ -226,11 +226,13 @@ class Table:
         return None
 
     def _lost(self, orphans: list[str], of_what: str) -> str:
+        """`of_what`: what one of them is."""
         missing = next(file.path for file in self.files if not file.found)
+        more = f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""
         return (
-            f'"{missing}" is missing or empty, but there are {len(orphans)} {of_what} that no record names '
-            f"({orphans[0][:24]}, ...): this is damage, and nothing is written or collected; restore the file, "
-            "or remove those, first"
+            f'"{missing}" is missing or empty, but there is {of_what} {orphans[0][:24]}{more} that no record names: '
+            'this is damage, and nothing is written or collected; put the file back, or let "orlop repair" make the '
+            "records again from what is there"
         )
 
     def _swept(self) -> set[str]:
