@@ -115,7 +115,21 @@ class Session:
         configuration = orlop.Configuration(warn=_warn)
         given = orlop.StoreOptions(**self._options)
         options = completed(given, configuration=configuration)
-        return opened(given, options.replace(driver=_driver_of_store(options)), configuration)
+        options = options.replace(driver=_driver_of_store(options))
+        try:
+            return opened(given, options, configuration)
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                error.add_note(_frozen(options))
+            raise
+
+
+def _frozen(options: StoreOptions) -> str:
+    """LIMIT: what to do about a root on a read-only file system: locks are files that are opened for writing."""
+    return (
+        "a store that cannot be written is looked at as an additional store of another one, even an empty one: "
+        f"--option {options.driver}.imagestore={options.graph_root}"
+    )
 
 
 def _driver_of_store(options: StoreOptions) -> str:
