@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 import deep
 import peers
-from orlop.errors import UnsafePath
+from orlop.errors import LimitExceeded, UnsafePath
 from orlop.model.changes import Change
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.stream import compare
@@ -271,6 +272,33 @@ def test_owners_are_compared_as_the_container_sees_them(trees: tuple[Path, Path]
     )
     assert changes(new, old, new_maps, old_maps) == ["C /differ-inside", "C /uncovered-new"]
     assert len(changes(new, old)) == 4
+
+
+def test_depth_costs_no_memory(trees: tuple[Path, Path]) -> None:
+    """With the path of each level kept, a container's ten thousand directories in each other would be gigabytes."""
+    new, old = trees
+    with deep.chain(new, 4000), deep.chain(old, 4000):
+        tracemalloc.start()
+        try:
+            assert compare_trees(str(new), str(old)) == []
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_the_paths_of_changes_fill_no_memory(
+    trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where everything is new, or changed, there is one path for each level."""
+    new, old = trees
+    monkeypatch.setattr(compare, "CHANGED_PATHS_MAX", 1 << 20)
+    with deep.chain(new, 1000) as bottom:
+        with pytest.raises(LimitExceeded, match="1048576 bytes"):
+            compare_trees(str(new))
+        with deep.chain(old, 1000):
+            os.close(os.open("f", os.O_CREAT, dir_fd=bottom))
+            with pytest.raises(LimitExceeded):
+                compare_trees(str(new), str(old))
 
 
 def test_trees_deeper_than_any_path_or_stack_are_compared(trees: tuple[Path, Path]) -> None:

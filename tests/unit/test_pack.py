@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -164,6 +165,17 @@ def test_guarded_or_not_the_stream_is_the_same(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(pack, "GUARD_AFTER", after)
         streams.append(stream_of(pack_tree(str(tmp_path), mappings=maps)))
     assert streams[0] == streams[1]
+
+
+def test_depth_costs_no_memory(tmp_path: Path) -> None:
+    with deep.chain(tmp_path, 4000):
+        tracemalloc.start()
+        try:
+            length = sum(len(piece) for piece in pack_tree(str(tmp_path)) if isinstance(piece, bytes))
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
+    assert length > 4000 * 4000 * 5 / 2
 
 
 def test_a_tree_deeper_than_any_path_or_stack_is_packed(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orlop.errors import NotSupported
+from orlop.errors import LimitExceeded, NotSupported
 from orlop.formats.tarheader import BLOCK_DEVICE, CHAR, DIRECTORY, REGULAR, SYMLINK, Entry
 from orlop.stream.writer import TRAILER, encode, padding
 
@@ -229,6 +229,13 @@ def test_an_attribute_name_that_pax_cannot_hold_is_an_error(key: bytes) -> None:
 def test_what_no_file_has_is_an_error(entry: Entry) -> None:
     with pytest.raises(ValueError, match=r"no file has|no room"):
         encode(entry)
+
+
+def test_a_header_that_no_reader_takes_is_an_error() -> None:
+    """Paths have no end where a process goes down step by step."""
+    assert len(encode(Entry(b"d/" * (1 << 18)))) > 1 << 19
+    with pytest.raises(LimitExceeded, match=r"'d/d/.*more than 1048576 bytes"):
+        encode(Entry(b"d/" * (1 << 19)))
 
 
 def test_payload_is_filled_up_to_a_block_and_the_end_is_two() -> None:

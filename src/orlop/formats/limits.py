@@ -111,3 +111,9 @@ have no limit."""
 AUFS_LINKS_MAX = 65_536
 """Files below `.wh..wh.plnk` that are remembered for hard links to them. aufs makes one for each inode with links;
 layers with any have been rare since 2015, and the peers have no limit."""
+
+# --- changes ------------------------------------------------------------------------------------------------
+
+CHANGED_PATHS_MAX = 512 * MIB
+"""Paths of one list of changes, all together. Five million files have as much. Only processes that go down step by
+step make longer paths than the 4096 bytes that a layer is unpacked with: ten thousand long names are 13 GB."""

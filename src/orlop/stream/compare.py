@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 
-from orlop.errors import InvalidMappings
+from orlop.errors import InvalidMappings, LimitExceeded
+from orlop.formats.limits import CHANGED_PATHS_MAX
 from orlop.model.changes import ADDED, DELETED, MODIFIED, Change
 from orlop.model.idmap import IDENTITY
 from orlop.system import xattrs
@@ -21,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from orlop.model.changes import Kind
     from orlop.model.idmap import IDMappings
 
     Owner = tuple[int, int]
@@ -57,26 +59,45 @@ def _path(change: Change) -> bytes:
     return change.path
 
 
+def within_limit(length: int) -> int:
+    """`length`, the bytes of all paths of a list of changes.
+
+    Raises:
+        LimitExceeded: a process that goes down step by step can make trees of which the paths fill any memory.
+    """
+    if length > CHANGED_PATHS_MAX:
+        raise LimitExceeded(f"the changed paths have more than {CHANGED_PATHS_MAX} bytes together")
+    return length
+
+
 class _Comparison:
     def __init__(self, new_maps: IDMappings, old_maps: IDMappings) -> None:
         self.changes: list[Change] = []
+        self._length = 0  # of all paths together
         self._new_maps = new_maps
         self._old_maps = old_maps
         self._mapped = bool(new_maps or old_maps)
         self._owners: dict[tuple[Owner, Owner], bool] = {}
 
+    def _note(self, path: bytes, kind: Kind) -> None:
+        self._length = within_limit(self._length + len(path))
+        self.changes.append(Change(path, kind))
+
     def add_all(self, new: Descent, prefix: bytes) -> None:
         """Everything below the current directory is new. The descent ends where it was."""
-        levels = [(prefix, iter(new.entries()))]
+        # Of each level how long its prefix is: a prefix for each would be gigabytes where a container went down deep.
+        levels = [(len(prefix), iter(new.entries()))]
         while levels:
-            prefix, entries = levels[-1]
+            length, entries = levels[-1]
+            prefix = prefix[:length]
             for name, kind, _ in entries:
                 path = prefix + name
                 if not _is_there(new, name, kind):
                     continue
-                self.changes.append(Change(path, ADDED))
+                self._note(path, ADDED)
                 if kind == DIRECTORY and _entered(new, name):
-                    levels.append((path + b"/", iter(new.entries())))
+                    prefix = path + b"/"
+                    levels.append((len(prefix), iter(new.entries())))
                     break
             else:
                 levels.pop()
@@ -85,25 +106,28 @@ class _Comparison:
 
     def pair(self, new: Descent, old: Descent) -> None:
         """Two roots. The descents go down together, where both trees have a directory of the name."""
-        # Of each level: its prefix, the entries still to be looked at, and how many changes were known before it. If
-        # there are more when it is done its directory is modified; -1 for the root, and where that is known already.
-        levels = [(b"/", iter(self._unlike(new, old, b"/")), -1)]
+        # Of each level: how long its prefix is, the entries still to be looked at, and how many changes were known
+        # before it. If there are more when it is done its directory is modified; -1 for the root, and where that is
+        # known already.
+        prefix = b"/"
+        levels = [(len(prefix), iter(self._unlike(new, old, prefix)), -1)]
         guarded, looked = False, 0
         while levels:
-            prefix, entries, before = levels[-1]
+            length, entries, before = levels[-1]
+            prefix = prefix[:length]
             for name, kind, shared in entries:
                 path = prefix + name
                 if not shared:
                     self._add(new, name, kind, path)
                 elif kind == DIRECTORY and _entered_both(new, old, name):
                     if self._differ(new.status, old.status) or _attributes(new.fd) != _attributes(old.fd):
-                        self.changes.append(Change(path, MODIFIED))
+                        self._note(path, MODIFIED)
                         before = -1
                     else:
                         before = len(self.changes)
-                    path += b"/"
-                    unlike = self._unlike(new, old, path)
-                    levels.append((path, iter(unlike), before))
+                    prefix = path + b"/"
+                    unlike = self._unlike(new, old, prefix)
+                    levels.append((len(prefix), iter(unlike), before))
                     looked += len(unlike)
                     if looked >= GUARD_AFTER and not guarded:
                         guarded, looked = new.guard() and old.guard(), 0
@@ -113,7 +137,7 @@ class _Comparison:
             else:
                 levels.pop()
                 if 0 <= before < len(self.changes):
-                    self.changes.append(Change(prefix[:-1], MODIFIED))
+                    self._note(prefix[:-1], MODIFIED)
                 if levels:
                     new.leave()
                     old.leave()
@@ -130,15 +154,15 @@ class _Comparison:
             was = left.pop(name, None)
             if was is None or was[1] != inode or not same_device:
                 unlike.append((name, kind, was is not None))
-        self.changes += [
-            Change(prefix + name, DELETED) for name, (kind, _) in left.items() if _is_there(old, name, kind)
-        ]
+        for name, (kind, _) in left.items():
+            if _is_there(old, name, kind):
+                self._note(prefix + name, DELETED)
         return unlike
 
     def _add(self, new: Descent, name: bytes, kind: int, path: bytes) -> None:
         if not _is_there(new, name, kind):
             return
-        self.changes.append(Change(path, ADDED))
+        self._note(path, ADDED)
         if kind == DIRECTORY and _entered(new, name):
             self.add_all(new, path + b"/")
             new.leave()
@@ -151,10 +175,10 @@ class _Comparison:
                 self._add(new, name, DIRECTORY, path)
             return
         if now is None:
-            self.changes.append(Change(path, DELETED))
+            self._note(path, DELETED)
             return
         if self._differ(now, was) or _insides_differ(new, old, name, now):
-            self.changes.append(Change(path, MODIFIED))
+            self._note(path, MODIFIED)
         if stat.S_ISDIR(now.st_mode) and not stat.S_ISDIR(was.st_mode) and _entered(new, name):
             self.add_all(new, path + b"/")
             new.leave()
@@ -175,7 +199,7 @@ class _Comparison:
             if not stat.S_ISREG(now.st_mode):
                 return False
             if self._differ(now, os.fstat(old_fd)) or _attributes(new_fd) != _attributes(old_fd):
-                self.changes.append(Change(path, MODIFIED))
+                self._note(path, MODIFIED)
             return True
         finally:
             os.close(new_fd)

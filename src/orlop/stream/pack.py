@@ -223,21 +223,29 @@ class _Packer:
             self.skip(included, error)
             return
         if name == b".":
-            levels = [(b"", iter(at.entries()))]
+            prefix, first = b"", iter(at.entries())
         else:
-            levels = [(b"".join(parent + b"/" for parent in parents), iter([(name, descent.DIRECTORY, 0)]))]
+            prefix = b"".join(parent + b"/" for parent in parents)
+            first = iter([(name, descent.DIRECTORY, 0)])
+        levels = [
+            (len(prefix), first)
+        ]  # how long the prefix of each is: of a deep tree they would be gigabytes
         seen = 0
         while levels:
-            prefix, entries = levels[-1]
+            length, entries = levels[-1]
+            prefix = prefix[:length]
             for name, kind, _ in entries:
                 path = prefix + name
                 if kind == descent.DIRECTORY and self._directory(at, name, path):
                     listed = at.entries()
-                    levels.append((path + b"/", iter(listed)))
+                    prefix = path + b"/"
+                    levels.append((len(prefix), iter(listed)))
                     seen += len(listed)
                     if seen >= GUARD_AFTER:
                         seen = 0
                         at.guard()
+                    if self.size >= GATHERED:
+                        yield self.gathered()
                     break
                 if kind == descent.FILE and at.guarded and self._packed is None:
                     piece = self._guarded_file(at, name, path)

@@ -14,7 +14,8 @@ import os
 from struct import Struct
 from zlib import adler32
 
-from orlop.errors import NotSupported
+from orlop.errors import LimitExceeded, NotSupported
+from orlop.formats.limits import META_DATA_MAX
 from orlop.formats.tarheader import BLOCK, PAX_HEADER, XATTR_PREFIX, Entry
 
 TRAILER = bytes(2 * BLOCK)
@@ -40,6 +41,7 @@ def encode(entry: Entry) -> bytes:
 
     Raises:
         NotSupported: an attribute's name contains `=`, which PAX cannot hold.
+        LimitExceeded: name and attributes are more than readers of archives take.
         ValueError: a NUL in a name, a negative size, a device number or mode past its field: no file has these.
     """
     name, linkname = entry.name, entry.linkname
@@ -154,6 +156,12 @@ def _reduced(name: bytes) -> bytes:
 def _extension(name: bytes, records: dict[bytes, bytes]) -> bytes:
     """The PAX entry (header and body) that goes before an entry of that name."""
     body = b"".join(_record(key, records[key]) for key in sorted(records))
+    if len(body) > META_DATA_MAX:
+        raise LimitExceeded(
+            f"{os.fsdecode(name[:80])!r}...: name and attributes have more than {META_DATA_MAX} bytes, and no reader "
+            "takes that",
+            name=name,
+        )
     cut = name.rfind(b"/") + 1
     shown = _ascii(os.path.normpath(name[:cut] + b"PaxHeaders.0/" + name[cut:]))
     shown = shown[:_NAME_MAX].rstrip(b"/")

@@ -9,6 +9,7 @@ import os
 import stat
 
 from orlop.model.changes import ADDED, DELETED, MODIFIED, Change
+from orlop.stream.compare import within_limit
 from orlop.stream.lowers import Lowers, is_whiteout
 from orlop.stream.unpack import Unpacker
 from orlop.system import xattrs
@@ -34,14 +35,17 @@ def upper_changes(upper: str, lowers: Sequence[str], mark: str) -> list[Change]:
     """
     found = _Changes(mark)
     with Descent(upper) as at, Lowers(lowers) as below:
-        levels = [(b"", iter(at.entries()))]
+        prefix = b""
+        levels = [(0, iter(at.entries()))]  # how long the prefix of each is
         while levels:
-            prefix, entries = levels[-1]
+            length, entries = levels[-1]
+            prefix = prefix[:length]
             for name, kind, _ in entries:
                 path = prefix + name
                 if kind == DIRECTORY and _entered(at, name):
                     found.directory(path, at, below)
-                    levels.append((path + b"/", iter(at.entries())))
+                    prefix = path + b"/"
+                    levels.append((len(prefix), iter(at.entries())))
                     break
                 try:
                     status = os.lstat(name, dir_fd=at.fd)
@@ -61,6 +65,7 @@ def upper_changes(upper: str, lowers: Sequence[str], mark: str) -> list[Change]:
 class _Changes:
     def __init__(self, mark: str) -> None:
         self.changes: list[Change] = []
+        self._length = 0  # of all paths together
         self._mark = mark
         self._listed: set[bytes] = set()
         self._settled: set[bytes] = set()
@@ -97,8 +102,12 @@ class _Changes:
                 self._settled.add(above)
                 if above not in self._listed:
                     self._listed.add(above)
-                    self.changes.append(Change(b"/" + above, MODIFIED))
+                    self._add(above, MODIFIED)
                 above = above.rpartition(b"/")[0]
+        self._add(path, kind)
+
+    def _add(self, path: bytes, kind: Kind) -> None:
+        self._length = within_limit(self._length + len(path) + 1)
         self.changes.append(Change(b"/" + path, kind))
 
 

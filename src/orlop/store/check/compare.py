@@ -146,9 +146,11 @@ class Comparison:
             mode = stat.S_IMODE(at.status.st_mode)
             if mode != root.facts[0] and self._place.force_mask is None:
                 self._take(_changed(b"/", root, [("mode", f"{root.facts[0]:04o}", f"{mode:04o}")]))
-        levels = [(b"/", self._listed(at, at.entries(), root, b"/"))]
+        prefix = b"/"
+        levels = [(len(prefix), self._listed(at, at.entries(), root, prefix))]
         while levels:
-            prefix, waiting = levels[-1]
+            length, waiting = levels[-1]
+            prefix = prefix[:length]
             if not waiting:
                 levels.pop()
                 if levels:
@@ -167,7 +169,8 @@ class Comparison:
                 found = self._directory(node, at, entries)
                 if found:
                     self._take(_changed(path, node, found))
-            levels.append((path + b"/", self._listed(at, entries, node, path + b"/")))
+            prefix = path + b"/"
+            levels.append((len(prefix), self._listed(at, entries, node, prefix)))
 
     def _directory(
         self, node: Directory, at: Descent, entries: list[tuple[bytes, int, int]]
