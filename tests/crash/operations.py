@@ -68,9 +68,13 @@ def _staged(store: Any) -> None:
     from differs import TarDiffer
 
     output = store.prepare_staged_layer(TarDiffer(blob("x", "y"), toc_digest="sha256:" + "7" * 64))
-    store.apply_staged_layer(
-        output, id=ID["new"], parent="base", names=["new"], data={"k": b"v"}, flags={"f": 1}
-    )
+    try:
+        store.apply_staged_layer(
+            output, id=ID["new"], parent="base", names=["new"], data={"k": b"v"}, flags={"f": 1}
+        )
+    except BaseException:
+        store.cleanup_staged_layer(output)
+        raise
 
 
 def _locked(store: Any) -> None:

@@ -28,6 +28,7 @@ SEQUENCES = {
     "maps": ["mapped-copy", "delete-mapped"],
     "damaged": ["repair"],
     "sealed": ["on-sealed"],
+    "staging": ["staged"],
     "xfs": ["dedup"],
     "btrfs": ["plan-dedup"],
 }
