@@ -122,6 +122,55 @@ def test_what_a_table_cannot_say_makes_no_layer(ours: peers.Program, theirs: pee
     assert theirs("layers").out == b""
 
 
+def test_a_zstd_chunked_blob_is_an_ordinary_one_to_who_does_not_know(theirs: peers.Program) -> None:
+    """Whoever pulls it whole gets the same layer."""
+    stream = b"".join(encode(entry) + data + padding(len(data)) for entry, data in layers.BASE) + TRAILER
+    blob = chunkedblobs.made(io.BytesIO(stream))
+    theirs("import-layer", "-i", "theirs", "-f", "/dev/stdin", data=blob.data)
+    with orlop.open_store(**theirs.roots, pull_options=chunkedblobs.ON) as store:
+        whole = store.layers.put(io.BytesIO(blob.data))
+        differ = store.chunked_differ(blob.source, blob.annotations)
+        parts = store.apply_staged_layer(store.prepare_staged_layer(differ), id="parts")
+        assert {layer.diff_digest for layer in (store.layers["theirs"], whole, parts)} == {_digest(stream)}
+        assert (parts.uids, parts.gids) == (whole.uids, whole.gids)
+        assert store.changes("parts") == store.changes(whole.id) == store.changes("theirs")
+
+
+def test_skopeo_copies_an_image_with_such_a_blob(theirs: peers.Program) -> None:
+    peers.need("skopeo")
+    stream = tar("etc/", ("etc/new", b"new\n")).getvalue()
+    blob = chunkedblobs.made(io.BytesIO(stream))
+    rootfs = {"type": "layers", "diff_ids": [_digest(stream)]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
+    kind = "application/vnd.oci.image"
+    layer = {
+        "mediaType": f"{kind}.layer.v1.tar+zstd",
+        "digest": _digest(blob.data),
+        "size": len(blob.data),
+        "annotations": blob.annotations,
+    }
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{kind}.manifest.v1+json",
+            "config": {"mediaType": f"{kind}.config.v1+json", "digest": _digest(config), "size": len(config)},
+            "layers": [layer],
+        }
+    ).encode()
+    image = theirs.base / "image"
+    image.mkdir()
+    (image / "version").write_text("Directory Transport Version: 1.1\n")
+    (image / "manifest.json").write_bytes(manifest)
+    for data in (config, blob.data):
+        (image / _digest(data).removeprefix("sha256:")).write_bytes(data)
+    where = f"containers-storage:[overlay@{theirs.graph}+{theirs.run}]localhost/copied:latest"
+    words = [peers.program("skopeo"), "--insecure-policy", "copy", f"dir:{image}", where]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with orlop.open_store(**theirs.roots) as store:
+        assert [layer.diff_digest for layer in store.layers] == [_digest(stream)]
+
+
 def _image(store: orlop.Store, name: str, top: str, diff_ids: list[str]) -> None:
     config = json.dumps(
         {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
