@@ -65,7 +65,7 @@ COMMANDS = {
     "check": ("maintenance", "look for damage and leftovers"),
     "dedup": ("maintenance", "let equal files share their blocks (xfs, btrfs)"),
     "df": ("usage", "what takes the space, and what can be had back"),
-    "gc": ("maintenance", "remove what no record names"),
+    "gc": ("maintenance", "remove leftovers: what no record names"),
     "repair": ("maintenance", "put right what a check finds, with the least loss"),
     "rm": ("change", "delete containers, images and layers"),
 }

@@ -93,7 +93,7 @@ def dedup(session: Session, method: str, dry_run: bool, yes: bool, as_json: bool
 @render.planned
 @click.pass_obj
 def gc(session: Session, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Remove what no record names: layers and data left behind, and what dead processes were writing.
+    """Remove leftovers: layers and data that no record names, and what dead processes were writing.
 
     What is mounted, in use by a running operation, or mentioned by a damaged record stays. Beside a table that was
     lost nothing is removed at all.

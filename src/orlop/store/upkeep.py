@@ -1,4 +1,4 @@
-"""The verbs of `Store` that take away, look after and put right: deleting, plans, collection of garbage, shutdown."""
+"""The verbs of `Store` that take away, look after and put right: deleting, plans, garbage collection, shutdown."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Upkeep:
                 attributes. Layers of containers are theirs to change, and not compared.
             layer_mountable: see that every layer has what a mount needs. Nothing is mounted.
             layer_data, image_data, container_data: read the data items; compare sizes and digests.
-            leftovers: look for what belongs to nobody.
+            leftovers: look for what no record names: what `gc` would remove.
             max_age: seconds after which a layer that no image and no container needs is told of (an oddity).
             progress: gets `events.Advanced` with the task "check", and its own number of records.
 
@@ -165,10 +165,10 @@ class Upkeep:
         return deleting.plan_wipe(self._engine)
 
     def plan_gc(self) -> Plan:
-        """What a collection of garbage would take away, and what looks like garbage and stays; nothing is changed.
+        """What `gc` would remove: leftovers; and what looks like one and stays. Nothing is changed.
 
         Raises:
-            BadRecords: a table is lost or cannot be read; beside such a one nothing is garbage.
+            BadRecords: a table is lost or cannot be read; beside such a one nothing is a leftover.
         """
         from orlop.store import gc
 
@@ -209,7 +209,7 @@ class Upkeep:
         return plans.apply(self._engine, plan, progress)
 
     def gc(self, *, dry_run: bool = False, progress: Callable[[object], object] | None = None) -> Outcome:
-        """Take away what belongs to nothing: layers and data without records, and what dead processes left.
+        """Remove leftovers: layers and data that no record names, and what dead processes were writing.
 
         All of it is tried; what could not be taken away is in `failed`. `dry_run` says what would be done. What is
         mounted, or in use by a running operation, is never touched (`spec/records.md` 25, docs/decisions/plans.md).
