@@ -421,6 +421,24 @@ def test_a_plan_says_what_stays_and_why(capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
+def test_df_tells_that_a_table_is_lost(command: Run, store: orlop.Store, disk: Disk) -> None:
+    """What no record explains is then no garbage, and `gc` would refuse."""
+    store.layers.put(tar("etc/", ("etc/a", b"abc")))
+    records = disk.path("layers", "layers.json")
+    text = records.read_bytes()
+    records.unlink()
+    status, out, err = command("df")
+    assert status == 3
+    assert f'damage: "{records}" is missing or empty' in err
+    assert "orlop check" in out
+    assert "orlop gc" not in out
+    status, out, _ = command("df", "--json")
+    assert status == 3
+    assert len(json.loads(out)["damage"]) == 1
+    records.write_bytes(text)
+    assert command("df")[0] == 0
+
+
 def test_check_tells_damage_by_its_status(command: Run, store: orlop.Store, disk: Disk) -> None:
     layer = store.layers.put(tar("etc/", ("etc/a", b"abc")))
     image = store.images.create(layer=layer.id, data={"manifest": b"{}"})

@@ -262,6 +262,23 @@ def test_beside_a_lost_table_everything_is_unaccounted_for(store: orlop.Store) -
     assert close(report.unaccounted_bytes, MEGABYTE)
     reasons = {found.reason for found in report.unaccounted if layer in found.path}
     assert reasons == {"the table of layers is lost, which may have named it"}
+    (damage,) = report.damage
+    assert str(records) in damage
+    assert report.json()["damage"] == [damage]
+    assert store.usage().damage == ()
+
+
+def test_the_age_is_that_of_the_directory_and_not_of_an_archive(store: orlop.Store) -> None:
+    """The root of a layer has the time that its archive gave it."""
+    lost = store.create_storage_layer()
+    path = store.driver().places(lost)[-1]
+    os.utime(path, (5, 5))
+    (found,) = [found for found in store.usage().unaccounted if found.path == path]
+    assert found.age_seconds < 100
+    (step,) = store.plan_gc().steps
+    assert step.age_seconds is not None
+    assert step.age_seconds < 100
+    store.gc()
 
 
 def test_both_roots_of_a_split_store_are_counted(open_store: tarballs.Open, place: Path) -> None:

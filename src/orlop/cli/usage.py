@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli import render
+from orlop.cli.main import DAMAGE
 
 if TYPE_CHECKING:
     from orlop.cli.main import Session
@@ -26,7 +27,7 @@ _SUMS = (
 @click.option("--layers", is_flag=True, help="List each layer, too.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as one JSON document.")
 @click.pass_obj
-def df(session: Session, layers: bool, as_json: bool) -> None:
+def df(session: Session, layers: bool, as_json: bool) -> int:
     """What takes the space, and what can be had back.
 
     Allocated blocks count, each once: hard links and reflinks are not counted twice. UNIQUE is what nothing else lies
@@ -42,7 +43,7 @@ def df(session: Session, layers: bool, as_json: bool) -> None:
         report = store.usage(progress=progress)
     if as_json:
         render.as_document(report.json())
-        return
+        return DAMAGE if report.damage else 0
     objects = [*report.images, *report.containers, *(report.layers if layers else ())]
     if objects:
         heads = ("KIND", "ID", "NAME", "SIZE", "UNIQUE", "FREED")
@@ -52,6 +53,9 @@ def df(session: Session, layers: bool, as_json: bool) -> None:
         ("WHERE", "SIZE"), [(text, render.size(getattr(report, name))) for text, name in _SUMS], right=(1,)
     )
     _unaccounted(report)
+    for line in report.damage:
+        click.echo(f"damage: {render.printable(line)}", err=True)
+    return DAMAGE if report.damage else 0
 
 
 def _row(of: ObjectUsage) -> tuple[str, ...]:
@@ -61,7 +65,10 @@ def _row(of: ObjectUsage) -> tuple[str, ...]:
 
 def _unaccounted(report: UsageReport) -> None:
     if report.unaccounted:
-        click.echo("\nNo record explains these; `orlop gc --dry-run` says which of them can go:")
+        asking = "`orlop gc --dry-run` says which of them can go"
+        if report.damage:
+            asking = "records are damaged or lost, and `orlop check` says which"
+        click.echo(f"\nNo record explains these; {asking}:")
         rows = [
             (path.path, render.size(path.occupied_bytes), render.age(path.age_seconds), path.reason)
             for path in report.unaccounted

@@ -116,6 +116,8 @@ class UsageReport(Value):
     unaccounted_bytes   what no record explains, by path in `unaccounted`
 
     `total_bytes` is all of them. `capacity_bytes` and `available_bytes` are those of the graph root's file system.
+    `damage` are sentences about the records themselves: what was lost of them explains nothing, so that what is
+    unaccounted for may be anybody's.
     """
 
     __slots__ = __match_args__ = (
@@ -124,6 +126,7 @@ class UsageReport(Value):
         "containers",
         "unaccounted",
         "foreign",
+        "damage",
         "held_bytes",
         "idle_bytes",
         "record_bytes",
@@ -138,6 +141,7 @@ class UsageReport(Value):
     containers: tuple[ObjectUsage, ...]
     unaccounted: tuple[PathUsage, ...]
     foreign: tuple[PathUsage, ...]
+    damage: tuple[str, ...]
     held_bytes: int
     idle_bytes: int
     record_bytes: int
@@ -154,6 +158,7 @@ class UsageReport(Value):
         containers: Iterable[ObjectUsage],
         unaccounted: Iterable[PathUsage],
         foreign: Iterable[PathUsage],
+        damage: Iterable[str],
         held_bytes: int,
         idle_bytes: int,
         record_bytes: int,
@@ -168,6 +173,7 @@ class UsageReport(Value):
             tuple(containers),
             tuple(unaccounted),
             tuple(foreign),
+            tuple(damage),
             held_bytes,
             idle_bytes,
             record_bytes,
@@ -191,9 +197,13 @@ class UsageReport(Value):
     def json(self) -> dict[str, Any]:
         """The report as an object that any JSON encoder takes."""
         return {
-            name: [row.json() for row in value] if isinstance(value, tuple) else value
+            name: [_jsonable(row) for row in value] if isinstance(value, tuple) else value
             for name, value in zip(self.__match_args__, self._values(), strict=True)
         } | {"total_bytes": self.total_bytes}
+
+
+def _jsonable(row: ObjectUsage | PathUsage | str) -> object:
+    return row if isinstance(row, str) else row.json()
 
 
 class DedupResult(Value):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 
 from orlop.drivers.api import SupportsLeftovers
 from orlop.errors import NotSupported, PlanOutdated
@@ -25,6 +24,7 @@ from orlop.records import trash
 from orlop.records.layers import is_incomplete
 from orlop.store import containers, disposal, images, lost, othermode
 from orlop.store.shown import Shown
+from orlop.store.weighing import age_of
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -125,8 +125,7 @@ class Search:
         if held:
             self.keeps.append(Kept(kind, id, path, held))
             return
-        age = max(time.time() - status.st_mtime, 0.0)
-        step = Step("remove", kind, id, path, age_seconds=age, reason=reason)
+        step = Step("remove", kind, id, path, age_seconds=age_of(status), reason=reason)
         self.finds.append(Find(step, paths or [path], take or disposal.setting_aside(path)))
 
     # --- what dead processes left -------------------------------------------------------------------------
@@ -182,7 +181,7 @@ class Search:
     def _decided(self, kind: str, id: str, paths: list[str], reason: str, take: Take) -> None:
         """Something with a record, which may be all that there is of it."""
         there = [path for path in paths if os.path.lexists(path)]
-        age = max(time.time() - os.lstat(there[0]).st_mtime, 0.0) if there else None
+        age = age_of(os.lstat(there[0])) if there else None
         step = Step("remove", kind, id, there[0] if there else "", age_seconds=age, reason=reason)
         self.finds.append(Find(step, there, take))
 

@@ -13,7 +13,6 @@ record, so what has none then belongs to nobody, whatever was made or deleted me
 from __future__ import annotations
 
 import os
-import time
 
 from orlop.drivers.api import SupportsLeftovers
 from orlop.errors import BadRecords
@@ -21,6 +20,7 @@ from orlop.model.report import PathUsage, UsageReport
 from orlop.records import trash
 from orlop.store.needs import Needs, Shares
 from orlop.store.tables import LOOK
+from orlop.store.weighing import age_of
 from orlop.stream.occupancy import Count
 from orlop.system import files
 from orlop.system.descent import GONE
@@ -61,11 +61,13 @@ def measure(engine: Engine, progress: Progress = None) -> UsageReport:
     engine.driver()
     with engine.open(layers=LOOK, images=LOOK, containers=LOOK, additional=False) as tables:
         needs = Needs(engine, tables)
-        lost = {t.noun for t in (engine.layers, engine.images, engine.containers) if _is_lost(t)}
+        views = (tables.layers, *tables.own_images(), tables.containers)
+        damage = [line for view in views for line in view.table.damage]
+        lost = {view.table.noun for view in views if _is_lost(view.table)}
         for place in places:
             place.settle(needs, lost)
         doubts = {p.id: tables.doubted(p.id) for p in places if p.kind == _UNACCOUNTED and p.id}
-    return _summed(engine, places, count, needs, doubts)
+    return _summed(engine, places, count, needs, doubts, damage)
 
 
 def _report(progress: Progress, done: int, total: int, *, last: bool = False) -> None:
@@ -90,7 +92,7 @@ class Place:
     def __init__(self, path: str, status: os.stat_result, kind: str, id: str = "", reason: str = "") -> None:
         self.path = path
         self.inode = (status.st_dev, status.st_ino)
-        self.age = max(time.time() - status.st_mtime, 0.0)
+        self.age = age_of(status)
         self.kind = kind
         self.id = id
         self.reason = reason
@@ -238,7 +240,12 @@ def _listed(directory: str) -> list[str]:
 
 
 def _summed(
-    engine: Engine, places: list[Place], count: Count, needs: Needs, doubts: dict[str, str | None]
+    engine: Engine,
+    places: list[Place],
+    count: Count,
+    needs: Needs,
+    doubts: dict[str, str | None],
+    damage: list[str],
 ) -> UsageReport:
     numbers: dict[Object, int] = {}
     owners = [_STORE, _ELSEWHERE]
@@ -279,6 +286,7 @@ def _summed(
         containers=shares.rows("container"),
         unaccounted=listed[_UNACCOUNTED],
         foreign=listed[_FOREIGN],
+        damage=damage,
         held_bytes=sums[_HELD],
         idle_bytes=sums[_IDLE],
         record_bytes=sums[_STORED],

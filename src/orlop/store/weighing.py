@@ -5,6 +5,9 @@ A tree that cannot be read weighs nothing: that stops nobody from deleting it.
 
 from __future__ import annotations
 
+import os
+import time
+
 from orlop.model.plan import Step
 
 TYPE_CHECKING = False
@@ -23,6 +26,14 @@ def places_of(engine: Engine, kind: str, id: str) -> list[str]:
     if kind == "image":
         return images.directories_of(engine, id)
     return [*reversed(containers.directories_of(engine, id))]
+
+
+def age_of(status: os.stat_result) -> float:
+    """The seconds since something was changed.
+
+    That is the inode's own time: the other one of a directory may be the root's of an archive, years back.
+    """
+    return max(time.time() - status.st_ctime, 0.0)
 
 
 def weighed(step: Step, paths: Sequence[str]) -> Step:

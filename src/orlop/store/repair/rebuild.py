@@ -170,8 +170,8 @@ def chain_of(diff_ids: list[str], layers: list[Document]) -> str | None:
 
 
 def made_at(path: str) -> Timestamp:
-    """When something was made, as far as its time says."""
-    return Timestamp.from_ns(os.lstat(path).st_mtime_ns)
+    """When something was made, or later: the root of a layer has the other time from an archive, as a rule."""
+    return Timestamp.from_ns(os.lstat(path).st_ctime_ns)
 
 
 # --- containers -------------------------------------------------------------------------------------------
