@@ -412,12 +412,18 @@ def test_ages_are_for_people(seconds: float | None, text: str) -> None:
 
 
 def test_a_plan_says_what_stays_and_why(capsys: pytest.CaptureFixture[str]) -> None:
-    steps = [Step("remove", "layer", "f" * 64, "/x/y", 2048, 7200, "nothing needs it")]
-    render.plan(Plan("gc", steps, [Kept("layer", "short", "", "it is mounted")], 1024), err=False)
+    """Ids are as short in a reason as beside it, and an age says what is so old."""
+    steps = [
+        Step("remove", "layer", "f" * 64, "/x/y", 2048, 7200, "nothing needs it"),
+        Step("remove", "layer", "e" * 64, "/x/z", 0, 5, f"image {'d' * 64} needed it"),
+    ]
+    keeps = [Kept("layer", "short", "", f"it is below {'c' * 64}")]
+    render.plan(Plan("gc", steps, keeps, 1024), err=False)
     assert capsys.readouterr().out.splitlines() == [
-        "remove layer ffffffffffff (2.0 KiB, 2 hours, nothing needs it)",
-        "keep layer short: it is mounted",
-        "1 step, 1.0 KiB freed",
+        "remove layer ffffffffffff (2.0 KiB, 2 hours old, nothing needs it)",
+        "remove layer eeeeeeeeeeee (new, image dddddddddddd needed it)",
+        "keep layer short: it is below cccccccccccc",
+        "2 steps, 1.0 KiB freed",
     ]
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _THINGS = ("layer", "image", "container", "record")
 
+_NEW = "just now"
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -40,7 +42,7 @@ def age(seconds: float | None) -> str:
         if seconds >= span:
             count = int(seconds // span)
             return f"{count} {name}{'s' if count > 1 else ''}"
-    return "just now"
+    return _NEW
 
 
 def short(id: str) -> str:
@@ -51,6 +53,13 @@ def short(id: str) -> str:
 def printable(text: str) -> str:
     """Text that somebody else chose, without what would move a cursor or hide a line: `\\x1b` for an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str) -> str:
+    """A sentence as `printable`, its ids as those beside it: the first twelve digits."""
+    import re
+
+    return re.sub(r"\b[0-9a-f]{64}\b", lambda found: short(found[0]), printable(text))
 
 
 def as_document(document: object) -> None:
@@ -99,7 +108,7 @@ def plan(of: Plan, *, err: bool) -> None:
         say(f"{step.action} {_what(step)}{_facts(step)}")
     for kept in of.keeps:
         what = " ".join(filter(None, (kept.kind, short(kept.id), kept.path if not kept.id else "")))
-        say(f"keep {printable(what)}: {printable(kept.reason)}")
+        say(f"keep {printable(what)}: {shortened(kept.reason)}")
     if of.steps:
         count = len(of.steps)
         say(f"{count} step{'s' if count > 1 else ''}, {size(of.freed_bytes)} freed")
@@ -133,7 +142,8 @@ def _what(step: Step) -> str:
 
 
 def _facts(step: Step) -> str:
-    facts = [size(step.size_bytes) if step.size_bytes else "", age(step.age_seconds), printable(step.reason)]
+    old = {"": "", _NEW: "new"}.get(span := age(step.age_seconds), f"{span} old")
+    facts = [size(step.size_bytes) if step.size_bytes else "", old, shortened(step.reason)]
     return f" ({', '.join(filter(None, facts))})" if any(facts) else ""
 
 
