@@ -74,22 +74,18 @@ def refuse_target(to: str) -> None:
 def apply(engine: Engine, output: StagedOutput, id: str, flags: Mapping[str, Any], **wanted: Any) -> Layer:
     """Make a layer of an output, or replace the content of one; `wanted` are the arguments of `layering.drafted`."""
     try:
-        _supporting(engine.driver())
+        driver = _supporting(engine.driver())
         with emptied(engine) as rubbish, engine.open(layers=WRITE) as tables:
             rows = tables.layers.rows
             row = rows.by_id(id) or rows.owner_of(id)
-            if row is not None:
+            if row is None:
+                return _create(engine, tables, rubbish, output, id, flags, **wanted)
+            if not _holds(row, output):
                 return _replace(engine, tables, rubbish, row, output, flags)
-            data = {**(wanted.pop("data") or {}), **output.data}
-            draft = layering.drafted(engine, tables, id=id, data=data, flags=flags, **wanted)
-            _refuse_other_maps(output, draft.mappings)
-            return layering.make_layer(
-                engine,
-                tables,
-                rubbish,
-                draft,
-                content=lambda row: _fill(engine, tables, rubbish, row, output, volatile=draft.volatile),
-            )[0]
+            layer = layer_of(tables.layers, row)
+        # Another process made the same layer meanwhile; what it has may be in use already.
+        driver.drop_staged(output.target)
+        return layer
     finally:
         output.close()
 
@@ -137,6 +133,33 @@ def _refuse_other_maps(output: StagedOutput, mappings: IDMappings) -> None:
         )
 
 
+def _create(
+    engine: Engine,
+    tables: Tables,
+    rubbish: Trash,
+    output: StagedOutput,
+    id: str,
+    flags: Mapping[str, Any],
+    *,
+    data: Mapping[str, bytes | BinaryIO] | None,
+    **wanted: Any,
+) -> Layer:
+    items = {**(data or {}), **output.data}
+    draft = layering.drafted(engine, tables, id=id, data=items, flags=flags, **wanted)
+    _refuse_other_maps(output, draft.mappings)
+
+    def fill(row: Row) -> None:
+        _fill(engine, tables, rubbish, row, output, volatile=draft.volatile)
+
+    return layering.make_layer(engine, tables, rubbish, draft, content=fill)[0]
+
+
+def _holds(row: Row, output: StagedOutput) -> bool:
+    """Whether a layer has the content already."""
+    digests = (("diff-digest", output.uncompressed_digest), ("toc-digest", output.toc_digest))
+    return any(digest and row.document.get(key) == digest for key, digest in digests)
+
+
 def _replace(
     engine: Engine,
     tables: Tables,
@@ -150,13 +173,7 @@ def _replace(
     LIMIT: the layer is not flagged meanwhile, as it would be deleted after a crash, with all that was in it. One in
     between leaves the new files beside the old record; a check tells.
     """
-    editor, document = tables.layers, row.document
-    digests = (("diff-digest", output.uncompressed_digest), ("toc-digest", output.toc_digest))
-    if any(digest and document.get(key) == digest for key, digest in digests):
-        # Another process made the same layer in the meantime; what it has may be in use already.
-        driver = _supporting(engine.ready_driver)
-        driver.drop_staged(output.target)
-        return layer_of(editor, row)
+    editor = tables.layers
     mounted = layer_of(editor, row).mount_count
     if mounted:
         raise StillMounted(

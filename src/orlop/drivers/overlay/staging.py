@@ -47,7 +47,7 @@ def prepare(layout: Layout, *, owner: tuple[int, int], force_mask: int | None) -
         new, directory = f"{base}/{files.TEMPORARY}{number}", f"{base}/{number}"
         try:
             os.mkdir(new, 0o700)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # or a peer removed `staging` at this moment
             continue
         lock = _locked(new)
         if lock is None:
