@@ -142,7 +142,7 @@ def test_a_store_that_podman_made_loses_its_orphans_and_nothing_else(
         lost = "e" * 64
         orphans = [
             (home / str(top), home / lost),
-            (graph / f"{driver}-layers/{top}.tar-split.gz", graph / f"{driver}-layers/{lost}.tar-split.gz"),
+            (graph / f"{driver}-layers/{top}.tar-split.gz", graph / f"{driver}-layers/{'d' * 64}.tar-split.gz"),
             (graph / f"{driver}-images/{image}", graph / f"{driver}-images/{lost}"),
             (graph / f"{driver}-containers/{box['Id']}", graph / f"{driver}-containers/{lost}"),
             (base / f"run/{driver}-containers/{box['Id']}", base / f"run/{driver}-containers/{lost}"),
@@ -203,11 +203,12 @@ def test_an_ordinary_user_collects_what_others_of_his_namespace_own(user: User, 
         table = base / f"graph/{driver}-layers/layers.json"
         records = json.loads(table.read_bytes())
         table.write_text(json.dumps([record for record in records if record["id"] == "kept"]))
+        # With its tar-split file it would be a layer that was filled once, and has lost its record.
+        (base / f"graph/{driver}-layers/lost.tar-split.gz").unlink()
         user.orlop(*flags, "gc")
         home = base / "graph/vfs/dir" if driver == "vfs" else base / "graph/overlay"
         assert (home / "kept").is_dir()
         assert not (home / "lost").exists()
-        assert not (base / f"graph/{driver}-layers/lost.tar-split.gz").exists()
         assert [layer["id"] for layer in json.loads(user.orlop(*flags, "layers", "--json").out)] == ["kept"]
     finally:
         peers.unmount_below(base)
