@@ -13,6 +13,7 @@ from conftest import Case, Rubbish
 from orlop.drivers.api import Driver
 from orlop.errors import DuplicateID, InvalidMappings, UnsafeID
 from orlop.model.idmap import IDENTITY, IDMap, IDMappings
+from orlop.system import libc
 
 MAPPED = IDMappings([IDMap(0, 100_000, 65_536)], [IDMap(0, 200_000, 65_536)])
 NO_ROOT = IDMappings([IDMap(5, 100_000, 10)], [IDMap(5, 100_000, 10)])
@@ -232,8 +233,20 @@ def test_what_drivers_say_about_themselves(driver: Driver) -> None:
     assert driver.additional_stores() == ()
 
 
-def test_layers_can_be_made_durable(open_driver: Callable[..., Driver]) -> None:
+def test_layers_can_be_made_durable(
+    open_driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever way a driver goes, the kernel is asked for the file system on which the layer's files are."""
     driver = open_driver(durable=True)
     driver.create("one", None, writable=False)
     layers.fill(driver, "one", layers.BASE)
+    synced = []
+    real = libc.syncfs
+
+    def syncfs(fd: int) -> None:
+        synced.append(os.fstat(fd).st_dev)
+        real(fd)
+
+    monkeypatch.setattr(libc, "syncfs", syncfs)
     driver.sync("one")
+    assert os.stat(driver.home).st_dev in synced
