@@ -240,7 +240,7 @@ def _rubbish(scene: Scene, base: Path, driver: str) -> None:
     with scene.opened(base, driver) as store:
         for called in ("garbage", "garbage-too"):
             store.create_storage_layer(id=ID[called], parent=ID["base"])
-            (graph / f"{driver}-layers/{ID[called]}.tar-split.gz").write_bytes(b"x")
+        (graph / f"{driver}-layers/{ID['directories']}.tar-split.gz").write_bytes(b"x")
         for kind in ("layers", "images", "containers"):
             (graph / f"{driver}-{kind}" / ID["directories"] / "deep").mkdir(parents=True)
         (run / f"{driver}-containers" / ID["directories"] / "userdata").mkdir(parents=True)
