@@ -34,6 +34,7 @@ FORBIDDEN = (
     "orlop.store.leaving",
     "orlop.system.confine",
     "orlop.system.descent",
+    "orlop.system.inside",
     "orlop.system.libc",
     "orlop.system.selinux",
     "orlop.system.subids",

@@ -103,12 +103,12 @@ class Session:
             FileNotFoundError: there is no store in the root that is meant.
             Others: as `orlop.open_store`.
         """
-        from orlop.dropin import namespace
+        from orlop.system import inside
 
-        if not (program.may_mount() or namespace.is_inside(os.environ)):
+        if not (program.may_mount() or inside.is_inside(os.environ)):
             sys.stdout.flush()
             # It would be told each time that no subordinate ids are set aside; a store without them needs none.
-            raise click.exceptions.Exit(namespace.enter(False, os.environ, lambda warning: None))
+            raise click.exceptions.Exit(inside.enter(False, os.environ, lambda warning: None))
         import orlop
         from orlop.store.opening import completed, opened
 

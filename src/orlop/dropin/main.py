@@ -199,12 +199,12 @@ def _status_from_namespace(wanted: _Wanted) -> int | None:
     asked = wanted.values.get("unshare")
     if asked is False or (asked is None and process.may_mount()):
         return None
-    from orlop.dropin import namespace
+    from orlop.system import inside
 
-    if namespace.is_inside(os.environ):
+    if inside.is_inside(os.environ):
         return None
     wanted.streams.flush()
-    return namespace.enter(bool(asked), os.environ, wanted.warn)
+    return inside.enter(bool(asked), os.environ, wanted.warn)
 
 
 def _log_settings(options: StoreOptions, streams: Streams) -> None:
