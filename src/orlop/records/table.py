@@ -355,10 +355,12 @@ class Table:
 
         if not isinstance(error, OSError) or error.errno not in NO_ROOM:
             return
+        if error.filename is None:
+            error.filename = self.directory
         contents = [self.files[home].contents for home in homes]
         size = sum(len(block) for one in contents if one is not None for block in one.blocks())
         error.add_note(
-            f"records are written anew before the old ones go, which takes {size:,} bytes and one file more: make "
+            f"records are written anew before the old ones go, which takes {size:,} bytes and a file at least: make "
             "that room by removing something else from this file system, then deleting from the store makes more"
         )
 
