@@ -124,7 +124,7 @@ def test_a_claim_takes_neither_memory_nor_time(place: Path, case: str) -> None:
     answer = json.loads(done.stdout)
     assert answer["error"] == error, answer["text"]
     assert len(answer["text"]) < 500
-    assert {"tar-split", "content-changed", "content-missing", "digest"} & {*answer["found"]}
+    assert {"tar-split", "content-changed", "tree-added", "digest"} & {*answer["found"]}
 
 
 if __name__ == "__main__":
