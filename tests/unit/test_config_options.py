@@ -5,9 +5,7 @@ import json
 
 import pytest
 
-from orlop.drivers.api import mount_options
 from orlop.dropin.streams import _object
-from orlop.errors import ConfigError
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.model.options import StoreOptions
 from orlop.model.value import FrozenMap
@@ -89,29 +87,3 @@ def test_a_frozen_map_is_a_mapping() -> None:
     assert frozen == {"a": "2", "b": "1"} == dict(frozen.items())
     assert hash(frozen) == hash(FrozenMap([("a", "2"), ("b", "1")]))
     assert repr(frozen) == "FrozenMap({'b': '1', 'a': '2'})"
-
-
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    [
-        ([], ()),
-        (["overlay.size=1g"], ()),
-        (["overlay.mountopt=nodev,metacopy=on"], ("nodev", "metacopy=on")),
-        ([".MountOpt = nodev "], ("nodev",)),
-        (
-            ["vfs.mountopt=x", "mountopt=y", ".mountopt=a", "overlay.mountopt=b"],
-            ("a",),
-        ),  # the first that is its
-        (["overlay.mountopt=", ".mountopt=a"], ()),
-    ],
-)
-def test_mount_options_are_found_among_the_options_of_a_driver(
-    options: list[str], wanted: tuple[str, ...]
-) -> None:
-    assert mount_options("overlay", options) == wanted
-
-
-def test_mount_options_are_not_looked_for_among_nonsense() -> None:
-    with pytest.raises(ConfigError) as caught:
-        mount_options("overlay", ["overlay.mountopt=nodev", "nonsense"])
-    assert caught.value.peer == "unable to parse key/value option: nonsense"

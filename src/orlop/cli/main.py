@@ -8,8 +8,8 @@ Rules
 3. Exit status: 0 done; 1 failed; 2 wrong usage; 3 damage was found; 4 locked by somebody else, or timed out.
 4. An ordinary user is answered from within his user namespace, as by the drop-in: outside of it half of his own store
    is closed to him, and what he cannot read would look damaged.
-5. A store is opened if it is there, and of the driver that is meant. None of these commands has any use for one that a
-   typing error has just made, and beside a second one every program asks which of them is meant.
+5. A store is opened if it is there, and of the driver that is meant. None of these commands has any use for one that
+   a typing error has just made, and beside a second one every program asks which of them is meant.
 
 A command's module is imported when the command runs. Colour and bars only on a terminal, and not with NO_COLOR.
 """
