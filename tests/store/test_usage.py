@@ -298,3 +298,34 @@ def test_both_roots_of_a_split_store_are_counted(open_store: tarballs.Open, plac
         assert row(report.images, image).containers == (box,)
         assert [found.path for found in report.unaccounted] == [str(orphan)]
         store.shutdown()
+
+
+@pytest.mark.parametrize("run", ["graph", "graph/run", "graph/deeper/run", "graph/images/run"])
+@pytest.mark.parametrize("images", ["", "graph/images"])
+def test_roots_that_lie_in_each_other_are_counted_once(
+    open_store: tarballs.Open, place: Path, run: str, images: str
+) -> None:
+    """Whatever lies where, all of it is the store's own, and nothing of it is unaccounted for."""
+    driver = open_store().driver_name
+    roots = {"graph_root": place / "own/graph", "run_root": place / "own" / run}
+    if images:
+        roots["image_store"] = place / "own" / images
+    with orlop.open_store(**roots, driver=driver, durability="none") as store:
+        image = store.images.create(layer=put(store, "file", 100_000), data={"manifest": b"{}"})
+        box = store.containers.create(image=image.id, data={"k": b"v"})
+        store.containers.write_file(box.id, "pid", b"1" * 9000, run=True)
+        store.images.run_directory(image.id)
+        with store.digest_lock("sha256:" + "a" * 64):
+            pass
+        store.mount(box.id)
+        os.sync()
+        report = store.usage()
+        home = [place / "own/graph/overlay"] if driver == "overlay" else []
+        covered = 4096 * (len(home) + (driver == "overlay" and bool(images)))
+        homes = [*home, *([place / "own/graph/images/overlay"] if covered > 4096 else [])]
+        assert abs(report.total_bytes - du(place / "own/graph", *homes)) <= 4096 * 4
+        assert [found.path for found in (*report.unaccounted, *report.foreign)] == []
+        assert store.plan_gc().steps == ()
+        assert store.check().is_clean
+        store.unmount(box.id)
+        store.shutdown()

@@ -54,7 +54,7 @@ def measure(engine: Engine, progress: Progress = None) -> UsageReport:
             _report(progress, done, len(places))
             count.tree(place.path, _FIRST + done)
         counted = {place.inode for place in places}
-        for root in _roots(engine):
+        for root in _outer(_roots(engine)):
             count.tree(root, _STORE, leave_out=counted)
     count.finish(elsewhere=_ELSEWHERE)
     _report(progress, len(places), len(places), last=True)
@@ -79,6 +79,15 @@ def _report(progress: Progress, done: int, total: int, *, last: bool = False) ->
 
 def _roots(engine: Engine) -> list[str]:
     return [root for root in (engine.options.graph_root, engine.options.image_store) if root]
+
+
+def _outer(roots: list[str]) -> list[str]:
+    """Those that do not lie in another one."""
+    return [root for root in roots if not any(_holds(other, root) for other in roots if other != root)]
+
+
+def _holds(path: str, inner: str) -> bool:
+    return f"{os.path.realpath(inner)}/".startswith(f"{os.path.realpath(path)}/")
 
 
 # --- what lies where ----------------------------------------------------------------------------------------
@@ -174,10 +183,18 @@ class _Survey:
         for directory in sorted(
             {os.path.normpath(os.path.join(home, name)) for home in homes for name in inside}
         ):
+            is_run_home = self._is_run_home(directory)
             for path in _listed(directory):
                 name = os.path.basename(path)
+                if is_run_home and not os.path.isdir(path):
+                    continue  # what the driver found out about this kernel
                 if path not in known and path not in self._leftovers and name not in driver.reserved_ids:
                     yield from _place(path, "layer", name)
+
+    def _is_run_home(self, directory: str) -> bool:
+        """Whether the driver's files that are gone with the next boot lie there, too: one root is both."""
+        run = os.path.join(self._engine.options.run_root, os.path.basename(self._driver.home))
+        return os.path.realpath(run) == os.path.realpath(directory)
 
     def _homes(self) -> list[str]:
         """The driver's home, and the one that it has in the image store."""
@@ -191,6 +208,8 @@ class _Survey:
         every = (*tables, *engine.additional_images(foreign=False))
         own = {file.path for table in every for file in table.files}
         own |= {lock.path for table in every for lock in table.locks} | {engine.layers.trash_root}
+        if engine.layers.mounts is not None:  # in the run root, which may be this one
+            own |= {engine.layers.mounts.path, engine.layers.mounts.lock.path}
         for table in tables:
             for path in _listed(engine.place(f"{table.noun}s", root=root)):
                 name = os.path.basename(path)
@@ -205,9 +224,10 @@ class _Survey:
         engine = self._engine
         own = {lock.path for lock in (engine.graph_lock, engine.userns_lock)}
         own |= {engine.place(kind, root=root) for kind in ("layers", "images", "containers", "locks")}
-        own |= {*self._homes(), engine.options.run_root}
+        own |= {*self._homes()}
+        others = [engine.options.run_root, *[other for other in _roots(engine) if other != root]]
         for path in _listed(root):
-            if path in own:
+            if path in own or any(_holds(path, other) for other in others):
                 continue
             if os.path.basename(path).startswith(files.TEMPORARY):
                 yield from _place(path, _UNACCOUNTED, reason="a file that was never finished")
