@@ -258,7 +258,7 @@ def with_other_checksum(data: bytes) -> bytes:
 
 
 SPLITS = [
-    split("remove a tar-split", gone, "tar-split-missing", "exact", grade="oddity"),
+    split("remove a tar-split", gone, "tar-split-missing", "exact"),
     split("empty a tar-split", cut(0), "tar-split", "exact"),
     split("truncate a tar-split", cut(), "tar-split", "exact"),
     split("flip a tar-split", flipped(), "tar-split", "exact"),

@@ -520,7 +520,8 @@ def test_random_bytes_everywhere(place: Path) -> None:
         assert not report.is_clean
         outcome = store.apply(store.plan_repair(report, containers=True))
         assert not outcome.failed
-        assert store.check().is_clean
+        # Archives are lost with the records of them, and the files of their layers are whole.
+        assert {f.code for f in store.check().findings if f.grade != "oddity"} <= {"tar-split-missing"}
 
 
 # --- what is seldom -------------------------------------------------------------------------------------------

@@ -36,10 +36,11 @@ def age_of(status: os.stat_result) -> float:
     return max(time.time() - status.st_ctime, 0.0)
 
 
-def weighed(step: Step, paths: Sequence[str]) -> Step:
+def weighed(step: Step, paths: Sequence[str], *, tells_mounts: bool = True) -> Step:
     """The step with the bytes of the disk that its paths take; and with a word if it is mounted.
 
-    That is what the kernel shows: the counts tell only of mounts of this run root.
+    That is what the kernel shows: the counts tell only of mounts of this run root. Who finds his steps again by
+    their reasons has no use for that word.
     """
     from orlop.store.shown import Shown
     from orlop.stream.occupancy import occupied
@@ -48,9 +49,7 @@ def weighed(step: Step, paths: Sequence[str]) -> Step:
         size = occupied(paths)
     except OSError:
         size = 0
-    held = ""
-    if step.action == "remove" and step.kind in ("layer", "container"):
-        held = Shown().of_layer(paths)
+    held = Shown().of_layer(paths) if tells_mounts and step.kind in ("layer", "container") else ""
     reason = "; ".join(filter(None, (step.reason, held)))
     return Step(step.action, step.kind, step.id, step.path, size, step.age_seconds, reason)
 

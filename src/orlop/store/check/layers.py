@@ -10,7 +10,7 @@ import os
 from orlop.errors import BadTarSplit, StorageError, UnsafePath
 from orlop.formats.tarsplit import quoted
 from orlop.model.digest import Digest
-from orlop.model.findings import ODDITY
+from orlop.model.findings import DAMAGE, ODDITY
 from orlop.store.check import wording
 from orlop.store.check.archives import CUT_PADDING
 from orlop.store.check.contents import DIFFERENCES_MAX, Examiner, mappings_of, valid
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
-    from orlop.model.findings import Finding
+    from orlop.model.findings import Finding, Grade
     from orlop.model.record import Document
     from orlop.records.asfound import TableAsFound
     from orlop.store.check.compare import Leniency
@@ -184,10 +184,11 @@ class LayerCheck:
         parent: str | None,
         faulty: bool,
     ) -> Iterator[Finding]:
-        """The file may never have been there; what is certain is that the archive cannot be put together."""
+        """Its record tells of an archive, so there was one, and the file with it. Lost is what cannot be made again."""
         peers: tuple[str, ...] = ()
+        grade: Grade = DAMAGE
         text = f"there is no {path}, without which its archive cannot be given back"
-        remedy = "made again, or copied from an equal layer, if either can be"
+        remedy = "made again, or copied from an equal layer; else the archive is lost, and the files are whole"
         if self._digests and not faulty:
             try:
                 found, size = self._generated(document, parent, Digest(digest).algorithm)
@@ -203,12 +204,12 @@ class LayerCheck:
             wanted = document.get("diff-size") or 0
             if found == digest:
                 text += "; but the one that the driver makes of it is the same"
-                remedy = "made again"
+                remedy, grade = "made again", ODDITY
             else:
                 peers = ("layer content incorrect digest",)
                 if wanted not in (-1, size):
                     peers += (f"read {size} bytes instead of {wanted} bytes: layer content incorrect size",)
-        yield subject.finding("tar-split-missing", text, grade=ODDITY, path=path, remedy=remedy, peers=peers)
+        yield subject.finding("tar-split-missing", text, grade=grade, path=path, remedy=remedy, peers=peers)
 
     def _generated(self, document: Document, parent: str | None, algorithm: str) -> tuple[str, int]:
         """Digest and size of the archive that the driver makes of the layer's files."""

@@ -61,7 +61,7 @@ def plan(engine: Engine, report: CheckReport, choice: Choice) -> Plan:
                 bench = Bench(engine, held, tables, everything, choice, leniency_of(held), restored)
                 with bench.sources:
                     treat(bench)
-    steps = [weighed(r.step, r.paths) if r.paths else r.step for r in bench.remedies]
+    steps = [weighed(r.step, r.paths, tells_mounts=False) if r.paths else r.step for r in bench.remedies]
     paths = [path for remedy in bench.remedies for path in remedy.paths]
     return Plan(
         "repair", [*of_files, *steps], [*records.keeps, *bench.keeps], freed(engine, paths), assumptions
