@@ -460,6 +460,7 @@ def test_check_tells_damage_by_its_status(command: Run, store: orlop.Store, disk
     assert status == 3
     assert f"damage: image {image.id[:12]}: data item" in out
     assert "repair: " in out
+    assert sum(line.count(str(lost)) for line in out.splitlines()) == 1, "the path is told once"
     assert out.splitlines()[-1].endswith("1 damaged, 1 left behind")
     status, out, _ = command("check", "--json")
     report = json.loads(out)

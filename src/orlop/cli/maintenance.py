@@ -51,7 +51,9 @@ def _show(report: CheckReport, everything: bool) -> None:
 
 def _told(finding: Finding) -> str:
     what = render.short(finding.id) or finding.path
-    text = finding.text.removeprefix(f"{finding.kind} {finding.id}: ").removeprefix(f"{finding.path} ")
+    text = finding.text.removeprefix(f"{finding.kind} {finding.id}: ")
+    for end in (" ", ": "):
+        text = text.removeprefix(f"{finding.path}{end}")
     lines = [f"{finding.grade}: {finding.kind} {what}: {text}"]
     if finding.since is not None:
         lines.append(f"    since {finding.since} or before")
