@@ -78,6 +78,7 @@ PINNED = [
     ("delete-image", "vfs", r'rename\(".*/vfs-images/\w+", '),
     ("pull-up", "vfs", r'rename\(.*/images.json"'),
     ("volatile", "vfs", r'write\(.*"done"'),
+    ("open", "overlay", r'rmdir\(".*/merged/subdir"'),
     ("mapped-copy", "vfs", r'rename\(.*/images.json"'),
     ("delete-mapped", "vfs", r'rename\(.*/images.json"'),
     ("wipe", "vfs", r'rename\(.*/containers.json"'),

@@ -13,7 +13,7 @@ import peers
 from orlop.drivers import backing
 from orlop.drivers.overlay import probe
 from orlop.drivers.overlay.driver import Overlay
-from orlop.errors import DriverNotSupported, IncompatibleFilesystem
+from orlop.errors import ConfigError, DriverNotSupported, IncompatibleFilesystem
 from orlop.system import files, newmount, overlayfs
 
 pytest_plugins = ("overlays",)
@@ -152,6 +152,19 @@ def test_a_file_system_that_overlay_cannot_lie_on_is_refused(
     assert os.listdir(place / "graph") == []
     assert peers.mounts_below(place) == []
     assert list(_kept(place)) == ["overlay-false"]
+
+
+def test_options_that_cannot_be_had_leave_nothing_mounted(
+    open_overlay: Callable[..., Overlay], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orlop.drivers.overlay.composefs.require_program", _missing)
+    with pytest.raises(ConfigError):
+        open_overlay("overlay.use_composefs=true")
+    assert peers.mounts_below(place) == []
+
+
+def _missing() -> None:
+    raise ConfigError("mkcomposefs is not there")
 
 
 def test_a_home_with_layers_stays_when_overlay_does_not_work(

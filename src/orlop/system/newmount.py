@@ -183,19 +183,21 @@ class attached:
 # --- where layers are mounted -------------------------------------------------------------------------------
 
 
-def bind_private(path: str) -> None:
+def bind_private(path: str) -> bool:
     """Make a directory a private mount point, so that what is mounted below shows up in no other namespace.
 
-    Unless it is one, it is mounted on itself; what is mounted there is made private either way.
+    Unless it is one, it is mounted on itself (then the answer is True); it is made private either way.
     """
     directory = os.open(path, DIRECTORY)
     try:
-        if not mounts.is_mount_point(path):
+        is_new = not mounts.is_mount_point(path)
+        if is_new:
             here = f"/proc/self/fd/{directory}"
             libc.mount(here, here, None, mounts.MS_BIND)
             root = root_on(directory)
             os.close(directory)
             directory = root
         libc.mount(None, f"/proc/self/fd/{directory}", None, mounts.MS_PRIVATE)
+        return is_new
     finally:
         os.close(directory)

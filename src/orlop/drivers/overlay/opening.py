@@ -11,7 +11,7 @@ import os
 from orlop.drivers import backing
 from orlop.drivers.overlay import options, program
 from orlop.errors import ConfigError, IncompatibleFilesystem, NotSupported
-from orlop.system import files, newmount
+from orlop.system import files, mounts, newmount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,26 +48,34 @@ def open_home(
     files.make_dirs(settings.run_home)
     if os.geteuid() != 0:
         return None  # nothing can be mounted; layers can be looked at, as far as they may be read
-    if not chosen.mount_program:
-        refusal = _refusal(settings, features, magic)
-        if refusal is not None:
-            chosen.mount_program = program.look_for(program.NAME)
-            if not chosen.mount_program:
-                _forget(home)
-                raise refusal
-    if chosen.use_composefs:
-        _require_composefs(settings)
-    if chosen.mount_program:
-        program.keep_needed(home, True)
-        if settings.rootless and chosen.force_mask is None and backing.is_network(magic):
-            _warn("%s is on a network, whose owners are not ours: using force_mask 0700", home)
-            chosen.force_mask = _MASK_FOR_NETWORK
-    else:
-        # A mount option that cannot be used shows here, not when the first container starts.
-        features.metacopy()
-    if not chosen.skip_mount_home:
-        newmount.bind_private(home)
-    return _quota(home, chosen, magic)
+    # Before anything is tried: the mount of a trial that is killed would lie hidden under this one, where nobody
+    # could unmount it any more.
+    is_new = not chosen.skip_mount_home and newmount.bind_private(home)
+    refusal = None
+    try:
+        if not chosen.mount_program:
+            refusal = _refusal(settings, features, magic)
+            if refusal is not None:
+                chosen.mount_program = program.look_for(program.NAME)
+                if not chosen.mount_program:
+                    raise refusal
+        if chosen.use_composefs:
+            _require_composefs(settings)
+        if chosen.mount_program:
+            program.keep_needed(home, True)
+            if settings.rootless and chosen.force_mask is None and backing.is_network(magic):
+                _warn("%s is on a network, whose owners are not ours: using force_mask 0700", home)
+                chosen.force_mask = _MASK_FOR_NETWORK
+        else:
+            # A mount option that cannot be used shows here, not when the first container starts.
+            features.metacopy()
+        return _quota(home, chosen, magic)
+    except BaseException as error:
+        if is_new:
+            mounts.unmount(home)
+        if error is refusal:
+            _forget(home)
+        raise
 
 
 def _refusal(settings: DriverOptions, features: Features, magic: int) -> NotSupported | None:
