@@ -1,5 +1,6 @@
 """What lost its record is told by the check, recorded again by a repair, and never garbage in between."""
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -116,6 +117,84 @@ def test_names_and_data_are_safe_beside_a_nameless_record_until_it_is_mended(sit
     with store_site.open() as store:
         assert store.gc().done == ()
     assert (userdata / "config").read_text() == "of the engine"
+
+
+@DRIVERS
+@pytest.mark.parametrize("which", ["base", "child", "box_layer", "image", "box"])
+def test_a_damaged_record_gets_its_id_back_from_what_lies_there(site: Make, driver: str, which: str) -> None:
+    """Its archive, its items, or who names it prove what it is of; nothing of the record is lost."""
+    store_site = site(driver)
+    before = store_site.state()
+    kind = "image" if which == "image" else "container" if which == "box" else "layer"
+    nameless(kind, getattr(store_site, which))(store_site)
+    with store_site.open() as store:
+        (finding,) = [f for f in store.check().findings if f.code == "record-unreadable"]
+        assert finding.remedy.startswith("kept under the id of what proves to be its")
+        plan = store.plan_repair(store.check())
+        (step,) = [step for step in plan.steps if "without an id" in step.reason]
+        assert (step.kind, step.id) == (kind, getattr(store_site, which))
+        assert not store.apply(plan).failed
+        assert store.check().is_clean
+    assert store_site.state() == before
+
+
+@DRIVERS
+def test_of_two_that_it_may_be_of_a_record_is_given_to_neither(site: Make, driver: str) -> None:
+    store_site = site(driver)
+    with store_site.open() as store:
+        for id in ("one", "two"):
+            store.layers.put(io.BytesIO(damaged.SIBLING), id=id, names=[f"name-{id}"])
+    nameless("layer", "one")(store_site)
+    nameless("layer", "two")(store_site)
+    with store_site.open() as store:
+        store.apply(store.plan_repair(store.check()))
+        assert {"one", "two"} <= {layer.id for layer in store.layers}
+        assert [layer.names for layer in store.layers if layer.id in ("one", "two")] == [(), ()]
+        assert store.check().is_clean
+    (aside,) = store_site.table("layer").glob("layers.json.damaged")
+    assert "name-one" in aside.read_text()
+
+
+@DRIVERS
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_nameless_record_may_have_been_of_is_recorded_again(
+    site: Make, driver: str, kind: str
+) -> None:
+    """Or, where no record can be made of it, kept under a name that nobody collects."""
+    store_site = site(driver)
+    scatter(store_site)
+    numbers(kind, ids(store_site)[kind])(store_site)
+    with store_site.open() as store:
+        assert not store.apply(store.plan_repair(store.check())).failed
+        if kind == "layer":
+            assert {store_site.sibling, STRAY["layer"]} <= {layer.id for layer in store.layers}
+        else:
+            assert (store_site.table(kind) / f"lost-{STRAY[kind]}" / "item").is_file()
+        if kind == "image":
+            assert store.images.data(store_site.image)["manifest"] == damaged.MANIFEST
+        if kind == "container":  # either of the two may have been the container
+            assert (store_site.table(kind) / f"lost-{store_site.box}" / "state").is_file()
+            assert store_site.box_layer in store.layers
+        store.gc()
+        assert store.check().is_clean
+
+
+@DRIVERS
+def test_a_container_is_recorded_again_with_the_layer_that_its_engine_noted(site: Make, driver: str) -> None:
+    store_site = site(driver)
+    scatter(store_site)
+    userdata = store_site.table("container") / store_site.box / "userdata"
+    userdata.mkdir(exist_ok=True)
+    (userdata / "config.json").write_text(
+        json.dumps({"root": {"path": str(store_site.tree(store_site.box_layer))}})
+    )
+    numbers("container", store_site.box)(store_site)
+    with store_site.open() as store:
+        assert not store.apply(store.plan_repair(store.check())).failed
+        assert store.containers[store_site.box].layer == store_site.box_layer
+        assert store.containers[store_site.box].image == store_site.image
+        assert dict(store.containers.data(store_site.box).items()) == {"state": b"running"}
+        assert store.check().of_grade("damage") == ()
 
 
 # --- records that are gone ------------------------------------------------------------------------------------

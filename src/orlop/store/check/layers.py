@@ -184,11 +184,13 @@ class LayerCheck:
         parent: str | None,
         faulty: bool,
     ) -> Iterator[Finding]:
-        """Its record tells of an archive, so there was one, and the file with it. Lost is what cannot be made again."""
+        """Its record tells of an archive, so this file was there; what is lost is what cannot be made again."""
         peers: tuple[str, ...] = ()
         grade: Grade = DAMAGE
         text = f"there is no {path}, without which its archive cannot be given back"
-        remedy = "made again, or copied from an equal layer; else the archive is lost, and the files are whole"
+        remedy = (
+            "made again, or copied from an equal layer; else the archive is lost, and the files are whole"
+        )
         if self._digests and not faulty:
             try:
                 found, size = self._generated(document, parent, Digest(digest).algorithm)

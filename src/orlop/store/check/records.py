@@ -71,7 +71,9 @@ def of_table(table: TableAsFound) -> Iterator[Finding]:
                 "record-unreadable",
                 f"{file.path}: {aside}",
                 path=file.path,
-                remedy="the members that do not fit are taken out of it",
+                remedy="kept under the id of what proves to be its, else dropped, and what lies there recorded again"
+                if aside.is_nameless
+                else "the members that do not fit are taken out of it",
             )
         yield from _exposed(table, file)
     if table.doubt is not None:

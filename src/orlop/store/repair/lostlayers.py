@@ -49,7 +49,7 @@ class LostLayers:
         found = {id: self._document(id) for id in ids}
         told: set[str] = set()
         for id, document in found.items():
-            parent = self._parent(id)
+            parent = self.parent(id)
             if parent is not None:
                 told.add(id)
                 if parent:
@@ -85,7 +85,7 @@ class LostLayers:
         reading = Reading()
         table: Any = self._look.layers[0].table
         try:
-            place = self._inspector.tree(id, self._parent(id) or None) if self._inspector else None
+            place = self._inspector.tree(id, self.parent(id) or None) if self._inspector else None
             if place is None:
                 return {}
             with (
@@ -104,7 +104,7 @@ class LostLayers:
             "gidset": sorted(gids),
         }
 
-    def _parent(self, id: str) -> str | None:
+    def parent(self, id: str) -> str | None:
         """The layer right below, as the driver knows it; None if this driver does not."""
         driver = self._look.driver
         if not isinstance(driver, DependsOnLayers):

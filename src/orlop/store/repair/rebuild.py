@@ -177,19 +177,20 @@ def made_at(path: str) -> Timestamp:
 # --- containers -------------------------------------------------------------------------------------------
 
 
-def container_document(
-    directory: str, id: str, free: set[str], parents: dict[str, str], images: Iterable[Document]
-) -> Document | None:
-    """The record of a container whose data lies in `directory`; None if nothing tells its layer.
+def layer_named_in(directory: str, free: set[str]) -> str | None:
+    """The layer of the container whose data lies in `directory`, one of those that are `free`.
 
-    Engines write the path of its files into a configuration of their own. Without one it is the layer that is left,
-    if only one is. `free` are the layers that can be a container's, `parents` their parents.
+    Engines write the path of its files into a configuration of their own.
     """
     path = _member(_json(os.path.join(directory, _CALLERS_OWN, "config.json")), "root", "path")
     named = [part for part in path.split("/") if part in free] if type(path) is str else []
-    layer = named[-1] if named else next(iter(free)) if len(free) == 1 else None
-    if layer is None:
-        return None
+    return named[-1] if named else None
+
+
+def container_document(
+    directory: str, id: str, layer: str, parents: dict[str, str], images: Iterable[Document]
+) -> Document:
+    """The record of the container with this layer whose data lies in `directory`. `parents`: of each layer."""
     below = parents.get(layer)
     made_of = [
         image["id"]

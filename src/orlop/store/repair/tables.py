@@ -17,7 +17,8 @@ from orlop.model.plan import Kept, Step
 from orlop.records import bigdata
 from orlop.store.repair.aside import keep_aside
 from orlop.store.repair.lostlayers import LostLayers
-from orlop.store.repair.rebuild import container_document, data_members, image_document
+from orlop.store.repair.nameless import Nameless
+from orlop.store.repair.rebuild import container_document, data_members, image_document, layer_named_in
 from orlop.system import files
 
 TYPE_CHECKING = False
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orlop.drivers.api import Inspector
+    from orlop.formats.recordfiles import Aside
     from orlop.model.findings import Finding
     from orlop.model.record import Document, Record
     from orlop.records.asfound import FileAsFound, TableAsFound
@@ -46,13 +48,15 @@ class TablesMending:
         self._wanted = set(wanted)
         self._files: dict[str, _NewFile] = {}
         self._apart: list[tuple[str, str]] = []
+        self._restored: set[str] = set()
         self.steps: list[Step] = []
         self.keeps: list[Kept] = []
+        self._layers = LostLayers(look, inspector)
+        self._nameless = Nameless(look, self._layers)
         own = [table for table in look.tables() if not table.read_only]
         for table in own:
             for file in table.files:
                 self._of_file(table, file)
-        self._layers = LostLayers(look, inspector)
         self._restore_layers()
         for table in own:
             if table.noun == "image":
@@ -90,13 +94,8 @@ class TablesMending:
         kept: list[str] = []
         for place, document in documents:
             if document is None:
-                aside = asides[place]
-                mended = new.mended(table, aside.text)
-                what = "is not one at all, and is dropped" if mended is None else "keeps the members that fit"
-                self.steps.append(
-                    Step("rewrite", table.noun, aside.id or "", file.path, reason=f"a damaged record {what}")
-                )
-                if mended is not None:
+                mended = self._of_aside(new, asides[place])
+                if mended:
                     kept.append(mended)
             elif document["id"] in seen or (table.home_of[document["id"]] != file.home):
                 self.steps.append(
@@ -107,6 +106,30 @@ class TablesMending:
                 kept.append(texts[place])
                 new.documents.append(document)
         new.texts = kept[::-1] if table.noun == "image" else kept
+
+    def _of_aside(self, new: _NewFile, aside: Aside) -> str:
+        """The text of a damaged record without what does not fit; "" if nothing is left that is one."""
+        table = new.table
+        id, mended = aside.id or "", ""
+        try:
+            value = gojson.decode(aside.text)
+        except gojson.SyntaxProblem:
+            value = None
+        if aside.is_nameless and type(value) is dict:
+            members = mended_members(table.table.record, value)
+            id = value["id"] = members.get("id") or self._nameless.id_of(table, members)
+        document = mended_record(table, value)
+        if document is not None and document["id"] not in table.by_id:
+            new.documents.append(document)
+            mended = encode(table.table.record, document)
+        if not mended:
+            reason = "a damaged record is not one at all, and is dropped"
+        elif aside.is_nameless:
+            reason = "a damaged record without an id is told to be its, and keeps the members that fit"
+        else:
+            reason = "a damaged record keeps the members that fit"
+        self.steps.append(Step("rewrite", table.noun, id, new.file.path, reason=reason))
+        return mended
 
     def _new(self, table: TableAsFound, file: FileAsFound, *, whole: bool = False) -> _NewFile:
         if file.path not in self._files:
@@ -185,17 +208,28 @@ class TablesMending:
         free -= {box.get("layer") for box in boxes}
         known = {box["id"] for box in boxes}
         below = {id: document.get("parent") or "" for id, document in layers.items()}
-        for id in sorted(lost - known):
+        lost -= known
+        named: dict[str, str] = {}
+        for id in sorted(lost):
+            layer = layer_named_in(os.path.join(table.directory, id), free - set(named.values()))
+            if layer is not None:
+                named[id] = layer
+        untold = lost - named.keys()
+        left = free - set(named.values())
+        left = left - self._restored or left
+        if len(untold) == len(left) == 1:
+            named[untold.pop()] = left.pop()
+        for id in sorted(lost):
             directory = os.path.join(table.directory, id)
-            document = container_document(directory, id, free, below, images)
-            if document is None:
-                self._set_apart(directory, id, "which layer was its cannot be told")
-            else:
-                free.discard(document["layer"])
+            if id in named:
+                document = container_document(directory, id, named[id], below, images)
                 self._restore(home or self._new(table, table.files[0]), document)
+            else:
+                self._set_apart(directory, id, "which layer was its cannot be told")
 
     def _restore(self, new: _NewFile, document: Document) -> None:
         noun = new.table.noun
+        self._restored.add(document["id"])
         new.documents.append(document)
         new.texts.append(encode(new.table.table.record, document))
         self.steps.append(Step("restore", noun, document["id"], new.file.path, reason="it is recorded again"))
@@ -263,24 +297,21 @@ class _NewFile:
             self.documents.append(document)
             self.texts.append(text)
 
-    def mended(self, table: TableAsFound, text: str) -> str | None:
-        """The text of a record without what does not fit; None if nothing is left that is one."""
-        try:
-            value = gojson.decode(text)
-        except gojson.SyntaxProblem:
-            return None
-        document = mended_record(table, value)
-        if document is None or document["id"] in table.by_id:
-            return None
-        self.documents.append(document)
-        return encode(table.table.record, document)
-
 
 def mended_record(table: TableAsFound, value: Any) -> Document | None:
     """What fits of a record; None if it has no id, so that nobody knows what it was."""
-    kind = table.table.record
     if type(value) is not dict:
         return None
+    document = mended_members(table.table.record, value)
+    if not document.get("id"):
+        return None
+    if table.noun == "image":
+        _mend_digests(table, document)
+    return document
+
+
+def mended_members(kind: type[Record], value: dict[str, Any]) -> Document:
+    """The members that fit."""
     document: Document = {}
     for key, item in value.items():
         known = key if key in kind.FIELDS else key.lower()
@@ -288,10 +319,6 @@ def mended_record(table: TableAsFound, value: Any) -> Document | None:
             document |= _member(kind, known, item)
         except Misfit:
             continue
-    if not document.get("id"):
-        return None
-    if table.noun == "image":
-        _mend_digests(table, document)
     return document
 
 
