@@ -131,7 +131,9 @@ def test_a_damaged_record_gets_its_id_back_from_what_lies_there(site: Make, driv
         (finding,) = [f for f in store.check().findings if f.code == "record-unreadable"]
         assert finding.remedy.startswith("kept under the id of what proves to be its")
         plan = store.plan_repair(store.check())
-        (step,) = [step for step in plan.steps if "without an id" in step.reason]
+        (step,) = plan.steps
+        assert "without an id" in step.reason
+        assert plan.keeps == ()
         assert (step.kind, step.id) == (kind, getattr(store_site, which))
         assert not store.apply(plan).failed
         assert store.check().is_clean

@@ -51,7 +51,7 @@ def _show(report: CheckReport, everything: bool) -> None:
 
 def _told(finding: Finding) -> str:
     what = render.short(finding.id) or finding.path
-    text = finding.text.removeprefix(f"{finding.kind} {finding.id}: ")
+    text = finding.text.removeprefix(f"{finding.kind} {finding.id}".rstrip() + ": ")
     for end in (" ", ": "):
         text = text.removeprefix(f"{finding.path}{end}")
     lines = [f"{finding.grade}: {finding.kind} {what}: {text}"]

@@ -57,8 +57,8 @@ def plan(engine: Engine, report: CheckReport, choice: Choice) -> Plan:
         with engine.open(layers=LOOK, images=LOOK, containers=LOOK, graph_held=True) as tables:
             with Look(engine, held=True) as held:
                 everything = [*found, *_rest(report)]
-                restored = {(step.kind, step.id) for step in records.steps if step.action == "restore"}
-                bench = Bench(engine, held, tables, everything, choice, leniency_of(held), restored)
+                leniency = leniency_of(held)
+                bench = Bench(engine, held, tables, everything, choice, leniency, records.recorded)
                 with bench.sources:
                     treat(bench)
     steps = [weighed(r.step, r.paths, tells_mounts=False) if r.paths else r.step for r in bench.remedies]

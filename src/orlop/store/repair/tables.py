@@ -40,7 +40,7 @@ class TablesMending:
     """What is to become of the files of records, and doing it, while they are held exclusively.
 
     `wanted` are the (kind, id) of single records that are to be made again; a table that is lost or cannot be read
-    is made again whole.
+    is made again whole. `recorded` are the (kind, id) that have no record now that can be used, and will have one.
     """
 
     def __init__(self, look: Look, inspector: Inspector | None, wanted: Iterable[tuple[str, str]]) -> None:
@@ -49,6 +49,7 @@ class TablesMending:
         self._files: dict[str, _NewFile] = {}
         self._apart: list[tuple[str, str]] = []
         self._restored: set[str] = set()
+        self.recorded: set[tuple[str, str]] = set()
         self.steps: list[Step] = []
         self.keeps: list[Kept] = []
         self._layers = LostLayers(look, inspector)
@@ -121,6 +122,7 @@ class TablesMending:
         document = mended_record(table, value)
         if document is not None and document["id"] not in table.by_id:
             new.documents.append(document)
+            self.recorded.add((table.noun, document["id"]))
             mended = encode(table.table.record, document)
         if not mended:
             reason = "a damaged record is not one at all, and is dropped"
@@ -230,6 +232,7 @@ class TablesMending:
     def _restore(self, new: _NewFile, document: Document) -> None:
         noun = new.table.noun
         self._restored.add(document["id"])
+        self.recorded.add((noun, document["id"]))
         new.documents.append(document)
         new.texts.append(encode(new.table.table.record, document))
         self.steps.append(Step("restore", noun, document["id"], new.file.path, reason="it is recorded again"))
