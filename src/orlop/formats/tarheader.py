@@ -9,6 +9,7 @@ repeat from header to header (owner, mode, time, the tail from the magic on) are
 
 from __future__ import annotations
 
+import stat
 from struct import Struct
 from zlib import adler32
 
@@ -27,6 +28,16 @@ ZERO_BLOCK = bytes(BLOCK)
 REGULAR, HARD_LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0123456"
 PAX_HEADER, GLOBAL_HEADER = b"xg"
 LONG_NAME, LONG_LINK, OLD_SPARSE = b"LKS"
+
+TYPES = {
+    stat.S_IFREG: REGULAR,
+    stat.S_IFDIR: DIRECTORY,
+    stat.S_IFLNK: SYMLINK,
+    stat.S_IFCHR: CHAR,
+    stat.S_IFBLK: BLOCK_DEVICE,
+    stat.S_IFIFO: FIFO,
+}
+"""By what a mode says of the kind of a file. An archive has no sockets."""
 
 XATTR_PREFIX = b"SCHILY.xattr."
 

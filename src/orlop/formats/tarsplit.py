@@ -68,6 +68,23 @@ def clean_name(name: bytes) -> bytes:
     return b"/" + joined if rooted else joined or b"."
 
 
+_UNCLEAN = b"./"
+
+
+def parted(name: bytes) -> tuple[bytes, bytes, bytes]:
+    """The cleaned name of an entry beneath the root of a layer; its directory; its last part, b"" for the root itself.
+
+    Climbing ends at the root, as it does for a process whose root this is.
+    """
+    if name[:2] == b"./":
+        name = name[2:]  # so that what lies in "./a/" finds it where "./a/" itself was put
+    directory, _, base = name.rpartition(b"/")
+    if not base or name[0] in _UNCLEAN or b"/." in name or b"//" in name:
+        name = clean_name(b"/" + name)[1:]
+        directory, _, base = name.rpartition(b"/")
+    return name, directory, base
+
+
 class Names:
     """The names of one record, to refuse a second entry for a path: which of the two is the file?
 

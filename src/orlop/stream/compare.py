@@ -95,7 +95,7 @@ class _Comparison:
                 if not _is_there(new, name, kind):
                     continue
                 self._note(path, ADDED)
-                if kind == DIRECTORY and _entered(new, name):
+                if kind == DIRECTORY and entered(new, name):
                     prefix = path + b"/"
                     levels.append((len(prefix), iter(new.entries())))
                     break
@@ -163,7 +163,7 @@ class _Comparison:
         if not _is_there(new, name, kind):
             return
         self._note(path, ADDED)
-        if kind == DIRECTORY and _entered(new, name):
+        if kind == DIRECTORY and entered(new, name):
             self.add_all(new, path + b"/")
             new.leave()
 
@@ -179,7 +179,7 @@ class _Comparison:
             return
         if self._differ(now, was) or _insides_differ(new, old, name, now):
             self._note(path, MODIFIED)
-        if stat.S_ISDIR(now.st_mode) and not stat.S_ISDIR(was.st_mode) and _entered(new, name):
+        if stat.S_ISDIR(now.st_mode) and not stat.S_ISDIR(was.st_mode) and entered(new, name):
             self.add_all(new, path + b"/")
             new.leave()
 
@@ -213,12 +213,8 @@ class _Comparison:
         timed = not now.st_mode & stat.S_IFDIR
         if timed and now.st_size != was.st_size:
             return True
-        if timed and now.st_mtime_ns != was.st_mtime_ns:
-            # Trees that came out of a tar have whole seconds: nanoseconds count only if both sides have some.
-            seconds, ns = divmod(now.st_mtime_ns, _SECOND)
-            old_seconds, old_ns = divmod(was.st_mtime_ns, _SECOND)
-            if seconds != old_seconds or (ns and old_ns):
-                return True
+        if timed and now.st_mtime_ns != was.st_mtime_ns and is_other_time(now.st_mtime_ns, was.st_mtime_ns):
+            return True
         if self._mapped:
             return self._owners_differ((now.st_uid, now.st_gid), (was.st_uid, was.st_gid))
         return now.st_uid != was.st_uid or now.st_gid != was.st_gid
@@ -236,7 +232,18 @@ class _Comparison:
         return known
 
 
-def _entered(at: Descent, name: bytes) -> bool:
+def is_other_time(now_ns: int, was_ns: int) -> bool:
+    """Whether of two different times the one cannot be the other.
+
+    Trees that came out of a tar have whole seconds: nanoseconds count only if both sides have some.
+    """
+    seconds, ns = divmod(now_ns, _SECOND)
+    old_seconds, old_ns = divmod(was_ns, _SECOND)
+    return seconds != old_seconds or bool(ns and old_ns)
+
+
+def entered(at: Descent, name: bytes) -> bool:
+    """Enter a directory; False if it is none any more."""
     try:
         at.enter(name)
     except OSError as error:
@@ -247,9 +254,9 @@ def _entered(at: Descent, name: bytes) -> bool:
 
 
 def _entered_both(new: Descent, old: Descent, name: bytes) -> bool:
-    if not _entered(new, name):
+    if not entered(new, name):
         return False
-    if _entered(old, name):
+    if entered(old, name):
         return True
     new.leave()
     return False
@@ -337,7 +344,7 @@ def usage(directory: str) -> tuple[int, int]:
         levels = [iter(at.entries())]
         while levels:
             for name, kind, _ in levels[-1]:
-                if kind == DIRECTORY and _entered(at, name):
+                if kind == DIRECTORY and entered(at, name):
                     inodes.add(at.status.st_ino)
                     levels.append(iter(at.entries()))
                     break

@@ -24,7 +24,7 @@ from mmap import PROT_READ, mmap
 
 from orlop.errors import BadArchive, StorageError, UnsafePath
 from orlop.formats import whiteout
-from orlop.formats.tarsplit import clean_name, quoted
+from orlop.formats.tarsplit import clean_name, parted, quoted
 from orlop.model.idmap import IDMap, IDMappings
 from orlop.stream.linkstash import LinkStash
 from orlop.stream.place import OVERRIDE, Placer, directory_times, file_times, override, symlink_times
@@ -44,7 +44,6 @@ _NODES = {CHAR: stat.S_IFCHR, BLOCK: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 
 _NO_EXTRA: tuple[Any, ...] = (b"", 0, 0, None, None, 0)
 _DIRECTORY_NOTE = struct.Struct("<QQqqI")  # device, inode, atime, mtime, length of the path that follows
-_UNCLEAN = b"./"
 
 
 def run(link: Link, options: dict[str, Any]) -> list[str]:
@@ -123,16 +122,10 @@ class Extractor:
         kind, name, mode, uid, gid, size, mtime, atime, extra = record
         if kind == GLOBAL:
             return
-        if name[:2] == b"./":
-            name = name[2:]  # so that what lies in "./a/" finds it where "./a/" itself was put
-        directory, _, base = name.rpartition(b"/")
-        if not base or name[0] in _UNCLEAN or b"/." in name or b"//" in name:
-            # Climbing ends at the root, as it does for a process whose root this is.
-            name = clean_name(b"/" + name)[1:]
-            directory, _, base = name.rpartition(b"/")
-            if not base:
-                self._apply_to_root(record)
-                return
+        name, directory, base = parted(name)
+        if not base:
+            self._apply_to_root(record)
+            return
         if b".wh." in name and self._is_message(record, name, directory, base, source):
             return
         at = self._parent(directory)

@@ -24,17 +24,7 @@ import time
 
 from orlop.errors import InvalidMappings
 from orlop.formats import whiteout
-from orlop.formats.tarheader import (
-    BLOCK,
-    BLOCK_DEVICE,
-    CHAR,
-    DIRECTORY,
-    FIFO,
-    HARD_LINK,
-    REGULAR,
-    SYMLINK,
-    Entry,
-)
+from orlop.formats.tarheader import BLOCK, BLOCK_DEVICE, CHAR, HARD_LINK, REGULAR, SYMLINK, TYPES, Entry
 from orlop.model.changes import DELETED
 from orlop.model.idmap import IDENTITY
 from orlop.stream.lowers import Lowers, is_whiteout
@@ -63,14 +53,6 @@ _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _NOT_PREPARED = GONE | {errno.EACCES, errno.EPERM}
 _SECOND = 1_000_000_000
-_TYPES = {
-    stat.S_IFREG: REGULAR,
-    stat.S_IFDIR: DIRECTORY,
-    stat.S_IFLNK: SYMLINK,
-    stat.S_IFCHR: CHAR,
-    stat.S_IFBLK: BLOCK_DEVICE,
-    stat.S_IFIFO: FIFO,
-}
 
 
 def pack_tree(
@@ -381,7 +363,7 @@ class _Packer:
             if owner is None:
                 owner = self._owners[uid, gid] = self._mappings.to_container(uid, gid)
             uid, gid = owner
-        type = _TYPES[mode & 0o170000]
+        type = TYPES[mode & 0o170000]
         size = status.st_size if type == REGULAR else 0
         mtime = status.st_mtime_ns // self._time_step * self._time_step
         header = Entry(path, b"", type, mode & 0o7777, uid, gid, size, mtime)

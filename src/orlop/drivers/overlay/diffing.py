@@ -9,7 +9,7 @@ import os
 import stat
 
 from orlop.model.changes import ADDED, DELETED, MODIFIED, Change
-from orlop.stream.compare import within_limit
+from orlop.stream.compare import entered, is_other_time, within_limit
 from orlop.stream.lowers import Lowers, is_whiteout
 from orlop.stream.unpack import Unpacker
 from orlop.system import xattrs
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from orlop.formats.tarheader import Entry
     from orlop.model.changes import Kind
 
-_SECOND = 1_000_000_000
 _SYMLINK = ord("2")
 
 
@@ -42,7 +41,7 @@ def upper_changes(upper: str, lowers: Sequence[str], mark: str) -> list[Change]:
             prefix = prefix[:length]
             for name, kind, _ in entries:
                 path = prefix + name
-                if kind == DIRECTORY and _entered(at, name):
+                if kind == DIRECTORY and entered(at, name):
                     found.directory(path, at, below)
                     prefix = path + b"/"
                     levels.append((len(prefix), iter(at.entries())))
@@ -114,22 +113,7 @@ class _Changes:
 def _differ(now: os.stat_result, was: os.stat_result) -> bool:
     if not stat.S_ISDIR(was.st_mode) or (now.st_mode, now.st_size) != (was.st_mode, was.st_size):
         return True
-    if now.st_mtime_ns == was.st_mtime_ns:
-        return False
-    # A tar restores whole seconds, so a time without a fraction may have had one.
-    whole = not (now.st_mtime_ns % _SECOND and was.st_mtime_ns % _SECOND)
-    return not whole or now.st_mtime_ns // _SECOND != was.st_mtime_ns // _SECOND
-
-
-def _entered(at: Descent, name: bytes) -> bool:
-    """False if it is no directory any more."""
-    try:
-        at.enter(name)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return False
-    return True
+    return now.st_mtime_ns != was.st_mtime_ns and is_other_time(now.st_mtime_ns, was.st_mtime_ns)
 
 
 class UpperUnpacker(Unpacker):

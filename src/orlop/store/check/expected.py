@@ -29,7 +29,7 @@ from orlop.formats.tarheader import (
     REGULAR,
     SYMLINK,
 )
-from orlop.formats.tarsplit import clean_name
+from orlop.formats.tarsplit import clean_name, parted
 from orlop.store.check.nodes import WHITEOUT, Directory, Node
 from orlop.stream.extract import Names
 from orlop.stream.place import directory_times, file_times, settable, symlink_times
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     Facts = tuple[int, int, int]
 
 _DEVICES = (CHAR, BLOCK_DEVICE)
-_UNCLEAN = b"./"
 _SYMLINKS_MAX = 40
 
 
@@ -100,16 +99,10 @@ class Tree:
     def _apply(self, entry: Entry, checksum: bytes | None, facts_known: bool, read: bool) -> None:
         if entry.type == GLOBAL_HEADER:
             return
-        name = entry.name
-        if name[:2] == b"./":
-            name = name[2:]
-        directory, _, base = name.rpartition(b"/")
-        if not base or name[0] in _UNCLEAN or b"/." in name or b"//" in name:
-            name = clean_name(b"/" + name)[1:]
-            directory, _, base = name.rpartition(b"/")
-            if not base:
-                self._apply_to_root(entry)
-                return
+        name, directory, base = parted(entry.name)
+        if not base:
+            self._apply_to_root(entry)
+            return
         if b".wh." in name and self._is_message(entry, name, directory, base, checksum):
             return
         at = self._parent(directory)

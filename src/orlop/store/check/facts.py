@@ -6,22 +6,14 @@ import errno
 import os
 import stat
 
-from orlop.formats.tarheader import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, REGULAR, SYMLINK
+from orlop.formats.tarheader import TYPES
 from orlop.system import xattrs
 
 _SECOND = 1_000_000_000
 _END_OF_32_BITS = 2**31 - 1
 _SOCKET = ord("s")
 
-_KINDS = {
-    stat.S_IFREG: REGULAR,
-    stat.S_IFDIR: DIRECTORY,
-    stat.S_IFLNK: SYMLINK,
-    stat.S_IFCHR: CHAR,
-    stat.S_IFBLK: BLOCK_DEVICE,
-    stat.S_IFIFO: FIFO,
-    stat.S_IFSOCK: _SOCKET,
-}
+_KINDS = {**TYPES, stat.S_IFSOCK: _SOCKET}
 
 MARK_NAMES = (xattrs.OPAQUE, xattrs.OPAQUE_ROOTLESS)
 _KERNELS_OWN = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "trusted.SGI_")
