@@ -79,6 +79,7 @@ PINNED = [
     ("pull-up", "vfs", r'rename\(.*/images.json"'),
     ("volatile", "vfs", r'write\(.*"done"'),
     ("open", "overlay", r'rmdir\(".*/merged/subdir"'),
+    ("open", "overlay", r'rename\(".*/.tmp-.has-mount-program'),
     ("mapped-copy", "vfs", r'rename\(.*/images.json"'),
     ("delete-mapped", "vfs", r'rename\(.*/images.json"'),
     ("wipe", "vfs", r'rename\(.*/containers.json"'),

@@ -160,7 +160,9 @@ def is_needed(home: str) -> bool:
 
 
 def keep_needed(home: str, needed: bool) -> None:
+    """Keep the answer. `storage.lock` is held: who was at this before, and has left a file unfinished, is gone."""
     if _known(home) != _WORDS[needed]:
+        files.clear_temporaries(home)
         files.write_atomic(f"{home}/{FLAG}", _WORDS[needed], durable=False)
 
 
