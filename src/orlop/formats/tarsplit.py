@@ -72,7 +72,7 @@ _UNCLEAN = b"./"
 
 
 def parted(name: bytes) -> tuple[bytes, bytes, bytes]:
-    """The cleaned name of an entry beneath the root of a layer; its directory; its last part, b"" for the root itself.
+    """The cleaned name of an entry beneath the root of a layer, its directory, its last part (b"" for the root).
 
     Climbing ends at the root, as it does for a process whose root this is.
     """

@@ -10,6 +10,7 @@ from orlop.model.digest import Digest
 from orlop.model.findings import ODDITY, Finding
 from orlop.records.bigdata import Items
 from orlop.store.check.findings import about, exposed_file, raise_if_ours
+from orlop.store.check.wording import system_text
 from orlop.system import files
 from orlop.system.extents import data_ranges
 
@@ -54,73 +55,45 @@ class ItemCheck:
         yield from self._unknown(subject, names)
 
     def _of_item(self, subject: Subject, document: Document, key: str, path: str) -> Iterator[Finding]:
-        noun = self._table.noun
-        item = f'data item "{key}"'
-        recorded = (document.get("big-data-digests") or {}).get(key) if noun != "layer" else None
+        noun, item = self._table.noun, f'data item "{key}"'
+
+        def wrong(code: str, text: str, *peers: str) -> Finding:
+            lines = tuple([f"{item}: {line}" for line in peers])
+            remedy = _remedy(noun)
+            return subject.finding(code, f"{item} {text}", path=path, name=key, remedy=remedy, peers=lines)
+
         try:
             fd = self._items.descriptor(document["id"], key)
         except FileNotFoundError:
-            yield subject.finding(
-                "data-missing",
-                f"{item} is missing ({path})",
-                path=path,
-                name=key,
-                remedy=_remedy(noun, key),
-                peers=(f"{item}: {noun} data item is missing",),
-            )
+            yield wrong("data-missing", f"is missing ({path})", f"{noun} data item is missing")
             return
         except (OSError, UnsafePath) as problem:
             raise_if_ours(problem)
-            yield subject.finding(
-                "data-unreadable",
-                f"{item} cannot be read: {problem}",
-                path=path,
-                name=key,
-                remedy=_remedy(noun, key),
-                peers=(f"{item}: {_reason(problem)}",),
-            )
+            yield wrong("data-unreadable", f"cannot be read: {problem}", _reason(problem))
             return
         try:
             status = os.fstat(fd)
             size = status.st_size
             wanted = (document.get("big-data-sizes") or {}).get(key) or 0
-            is_right = noun == "layer" or size == wanted
-            if is_right and size > DATA_ITEM_MAX and noun != "layer":
+            recorded = (document.get("big-data-digests") or {}).get(key)
+            if noun == "layer":  # whose records tell neither
+                _digest(fd, size, None)
+            elif size != wanted:  # it is not read: a sparse file of terabytes costs its maker nothing
+                text = f"has {size} bytes, and should have {wanted} ({path})"
+                yield wrong("data-size", text, f"{noun} data item has incorrect size")
+            elif size > DATA_ITEM_MAX:
                 text = f"{item} has {size} bytes; more than {DATA_ITEM_MAX} are not read ({path})"
                 yield subject.finding("data-large", text, grade=ODDITY, path=path, name=key)
                 return
-            digest = ""
-            try:
-                # What has another size is damaged; and a sparse file of terabytes costs its maker nothing.
-                if is_right:
-                    digest = _digest(fd, size, recorded)
-            except OSError as problem:
-                raise_if_ours(problem)
-                peers = (f"{item}: {_reason(problem)}",)
-                text = f"{item} cannot be read: {problem.strerror}"
-                yield subject.finding(
-                    "data-unreadable", text, path=path, name=key, remedy=_remedy(noun, key), peers=peers
-                )
-                return
-            self._count(1, size if is_right else 0)
-            if not is_right:
-                yield subject.finding(
-                    "data-size",
-                    f"{item} has {size} bytes, and should have {wanted} ({path})",
-                    path=path,
-                    name=key,
-                    remedy=_remedy(noun, key),
-                    peers=(f"{item}: {noun} data item has incorrect size",),
-                )
-            elif digest and digest != recorded and not _is_signed_manifest(fd, key, size):
-                yield subject.finding(
-                    "data-digest",
-                    f"{item} is {digest}, and should be {recorded} ({path})",
-                    path=path,
-                    name=key,
-                    remedy=_remedy(noun, key),
-                )
+            else:
+                digest = _digest(fd, size, recorded)
+                if digest and digest != recorded and not _is_signed_manifest(fd, key, size):
+                    yield wrong("data-digest", f"is {digest}, and should be {recorded} ({path})")
+            self._count(1, size if noun == "layer" or size == wanted else 0)
             yield from exposed_file(subject, path, status, self._owner)
+        except OSError as problem:
+            raise_if_ours(problem)
+            yield wrong("data-unreadable", f"cannot be read: {problem.strerror}", _reason(problem))
         finally:
             os.close(fd)
 
@@ -175,15 +148,11 @@ def _is_signed_manifest(fd: int, key: str, size: int) -> bool:
     return type(value) is dict and value.get("schemaVersion") == 1 and "signatures" in value
 
 
-def _remedy(noun: str, key: str) -> str:
+def _remedy(noun: str) -> str:
     if noun == "image":
         return "copied from where the same item is; else the image is removed, or the item is taken off it"
     return "taken off the record"
 
 
 def _reason(problem: StorageError | OSError) -> str:
-    if isinstance(problem, OSError) and problem.errno:
-        reason = os.strerror(problem.errno)
-        where = os.fsdecode(problem.filename) if isinstance(problem.filename, str | bytes) else ""
-        return f"open {where}: {reason[:1].lower()}{reason[1:]}" if where else reason
-    return str(problem)
+    return system_text(problem) if isinstance(problem, OSError) and problem.errno else str(problem)
