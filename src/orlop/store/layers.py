@@ -165,9 +165,10 @@ class Layers(Collection[Layer]):
     def _make(self, blob: Blob | None, **wanted: Any) -> Layer:
         """Find what the arguments name, and make the layer; `wanted` are those of `layering.drafted`."""
         from orlop.store import layering
+        from orlop.store.ahead import reading_ahead
 
         engine = self._engine
-        with emptied(engine) as rubbish, engine.open(layers=WRITE) as tables:
+        with emptied(engine) as rubbish, reading_ahead(blob, engine.open(layers=WRITE)) as tables:
             draft = layering.drafted(engine, tables, **wanted)
             return layering.make_layer(engine, tables, rubbish, draft, blob)[0]
 
