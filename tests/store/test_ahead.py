@@ -43,22 +43,43 @@ def test_the_diff_of_a_thread_is_put_by_another_one(store: orlop.Store) -> None:
         assert second.read() == expected
 
 
+def test_the_first_bytes_of_a_pipe_are_waited_for_without_the_lock(store: orlop.Store) -> None:
+    """Its writer may have to take it first, and never come to write anything."""
+    layer = store.layers.put(big())
+    reading, writing = os.pipe()
+    made: list[orlop.Layer] = []
+
+    def put() -> None:
+        with open(reading, "rb", buffering=0) as pipe:
+            made.append(store.layers.put(pipe))
+
+    reader = threading.Thread(target=put)
+    reader.start()
+    time.sleep(0.3)  # it has all that it wants but the blob
+    with open(writing, "wb", buffering=0) as pipe, store.diff(layer.id) as stream:
+        stream.write_to(pipe.fileno())
+    reader.join()
+    assert made[0].diff_digest == layer.diff_digest
+
+
 def test_progress_is_told_once_of_each_byte(store: orlop.Store, other: orlop.Store) -> None:
     """Also of those that were read before the lock was free."""
     from orlop.model.events import BlobRead
 
-    blob = big()
+    data = big().getvalue()
+    blob = io.BufferedReader(io.BytesIO(data))  # type: ignore[arg-type]
     held = other.diff(store.layers.put(tar("file")).id)
     sizes: list[int] = []
 
     def progress(event: object) -> None:
         if isinstance(event, BlobRead):
             sizes.append(event.size)
-            held.close()
+            if len(sizes) == 2:
+                held.close()
 
     made = store.layers.put(blob, progress=progress)
     assert sizes == sorted(sizes)
-    assert sizes[-1] == made.diff_size == len(blob.getvalue())
+    assert sizes[-1] == made.diff_size == len(data)
 
 
 def test_a_file_of_a_disk_is_not_copied_while_its_layer_waits(

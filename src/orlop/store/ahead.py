@@ -1,12 +1,15 @@
-"""A blob that is read on while the layer it is for has to wait (`spec/locking.md` 10.1).
+"""A blob is read before, and while, the layer it is for has to wait (`spec/locking.md` 10.1).
 
-Who writes into a pipe may hold the very lock that its reader waits for: `diff X | import-layer` on one store. So as
-long as a lock is not free, the blob is read, and kept aside; a layer that need not wait costs nothing of this.
+Who writes into a pipe may need, or hold, the very lock that its reader wants: `diff X | import-layer` on one store.
+So the first bytes of a pipe are waited for without the lock, which the writer has by then; and as long as a lock is
+not free the blob is read on, and kept aside. A file of a disk waits for nobody, and is left alone.
 
 Rule: no lock is held, and none is waited for, while a blob is read ahead.
 """
 
 from __future__ import annotations
+
+from io import BytesIO
 
 from orlop.errors import LockTimeout
 
@@ -34,17 +37,21 @@ class reading_ahead:
         self._ahead: _Ahead | None = None
 
     def __enter__(self) -> Tables:
+        blob = self._blob
+        if blob is None or not blob.may_wait_for_us():
+            return self._tables.__enter__()
+        root = self._tables.engine.options.graph_root  # where there must be room for the layer, too
+        ahead = self._ahead = blob.source = _Ahead(blob.source, root)
         try:
-            blob = self._blob
-            while blob is not None and blob.may_wait_for_us():
+            goes_on = ahead.read_first()
+            while goes_on:
                 try:
                     return self._tables.at_once()
                 except LockTimeout:
-                    if not self._read_on(blob):
-                        break  # nobody waits for us to read any more
-            return self._tables.__enter__()
+                    goes_on = ahead.read_on()
+            return self._tables.__enter__()  # nobody waits for us to read any more
         except BaseException:
-            self._close()
+            ahead.close()
             raise
 
     def __exit__(
@@ -53,37 +60,32 @@ class reading_ahead:
         try:
             self._tables.__exit__(kind, error, trace)
         finally:
-            self._close()
-
-    def _read_on(self, blob: Blob) -> bool:
-        if self._ahead is None:
-            root = self._tables.engine.options.graph_root  # where there must be room for the layer, too
-            self._ahead = blob.source = _Ahead(blob.source, root)
-        return self._ahead.read_on()
-
-    def _close(self) -> None:
-        if self._ahead is not None:
-            self._ahead.close()
+            if self._ahead is not None:
+                self._ahead.close()
 
 
 class _Ahead:
     """A blob of which some was read already."""
 
     def __init__(self, source: Any, directory: str) -> None:
-        from tempfile import SpooledTemporaryFile
-
         from orlop.stream.measure import blocks_of
 
         self._source = source
         self._blocks = blocks_of(source)
-        self._kept = SpooledTemporaryFile(_IN_MEMORY, dir=directory)
+        self._directory = directory
+        self._kept: Any = BytesIO()
+        self._size = 0
         self._is_rewound = False
+
+    def read_first(self) -> bool:
+        """Read what there is, at least a byte, and keep it; False at the end."""
+        from orlop.stream.measure import BLOCK_SIZE, read_block
+
+        return self._keep(read_block(self._source, BLOCK_SIZE))
 
     def read_on(self) -> bool:
         """Read a block, and keep it; False at the end."""
-        block = next(self._blocks, b"")
-        self._kept.write(block)
-        return bool(block)
+        return self._keep(next(self._blocks, b""))
 
     def read(self, size: int = -1) -> bytes:
         if not self._is_rewound:
@@ -94,3 +96,13 @@ class _Ahead:
 
     def close(self) -> None:
         self._kept.close()
+
+    def _keep(self, block: bytes) -> bool:
+        before, self._size = self._size, self._size + len(block)
+        if before <= _IN_MEMORY < self._size:
+            from tempfile import TemporaryFile
+
+            in_memory, self._kept = self._kept, TemporaryFile(dir=self._directory)
+            self._kept.write(in_memory.getvalue())
+        self._kept.write(block)
+        return bool(block)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BytesIO
 
 from orlop.errors import BadArchive
 from orlop.model.digest import Digest
@@ -65,7 +66,9 @@ class Blob:
         self.progress = progress
 
     def may_wait_for_us(self) -> bool:
-        """Whether more of it may come only when a lock is released: a pipe, but not a file of a disk."""
+        """Whether more of it may come only when a lock is free: a pipe, but neither a file of a disk nor bytes."""
+        if isinstance(self._given, BytesIO):
+            return False
         try:
             return not stat.S_ISREG(os.fstat(self._given.fileno()).st_mode)
         except (AttributeError, OSError, ValueError):

@@ -30,11 +30,11 @@ _WORTH_PASSING_ON = 256 * 1024  # handing a block to a thread costs as much as h
 def blocks_of(blob: Blob) -> Iterator[bytes]:
     """The bytes of `blob` from its position to its end, in blocks of 256 KiB to 1 MiB (the last may be smaller)."""
     while True:
-        block = _read(blob, BLOCK_SIZE)
+        block = read_block(blob, BLOCK_SIZE)
         if 0 < len(block) < _WORTH_PASSING_ON:
             # Pipes and sockets give what they have.
             parts, size = [block], len(block)
-            while size < _WORTH_PASSING_ON and (block := _read(blob, BLOCK_SIZE - size)):
+            while size < _WORTH_PASSING_ON and (block := read_block(blob, BLOCK_SIZE - size)):
                 parts.append(block)
                 size += len(block)
             block = b"".join(parts)
@@ -43,7 +43,8 @@ def blocks_of(blob: Blob) -> Iterator[bytes]:
         yield block
 
 
-def _read(blob: Blob, size: int) -> bytes:
+def read_block(blob: Blob, size: int) -> bytes:
+    """At most `size` bytes, and at least one unless the blob is at its end."""
     block = os.read(blob, size) if isinstance(blob, int) else blob.read(size)
     if block is None:
         raise BlockingIOError(f"{blob!r} is not ready: a blob must be a blocking stream")
