@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,23 @@ def test_changes_of_one_layer_are_applied_to_another_one(
     empty = ours.line("create-layer")
     piped(ours, ("diff", layer), ours, ("applydiff", empty))
     assert ours("diffsize", empty).text.split() == ours("diffsize", layer).text.split()
+
+
+def test_who_reads_may_come_first(shared: tuple[peers.Program, peers.Program], blob: Path) -> None:
+    """It has not locked the layers, which the writer needs, when it waits for the first byte."""
+    ours, theirs = shared
+    layer = ours.line("import-layer", "--file", str(blob))
+    reading, writing = os.pipe()
+    with ours.start("import-layer", stdin=reading, stdout=subprocess.PIPE) as reader:
+        os.close(reading)
+        time.sleep(1)
+        with theirs.start("diff", layer, stdout=writing) as writer:
+            os.close(writing)
+            try:
+                copy = reader.communicate(timeout=AT_MOST)[0].decode().strip()
+                assert (writer.wait(AT_MOST), reader.returncode) == (0, 0)
+            finally:
+                reader.kill()
+                writer.kill()
+    first, second = (ours.json("layer", id)[0] for id in (layer, copy))
+    assert first["diff-digest"] == second["diff-digest"]
