@@ -13,7 +13,7 @@ import pytest
 
 import layers
 import peers
-from orlop.drivers.overlay import staging
+from orlop.drivers.overlay import leftovers, staging
 from orlop.drivers.overlay.driver import Overlay
 from orlop.errors import Conflict, NotSupported, UnsafePath
 from orlop.model.idmap import IDENTITY, IDMap, IDMappings
@@ -71,6 +71,31 @@ def test_a_directory_is_empty_locked_and_nobody_else_s(driver: Overlay, staged: 
     driver.drop_staged(target)
     assert os.listdir(staged) == []
     driver.drop_staged(target)  # gone is gone
+
+
+@pytest.mark.parametrize("how", ["not wanted", "left over"])
+def test_a_removal_that_was_killed_is_finished_by_the_next(
+    driver: Overlay, staged: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock file may go first; what is left without one would be anybody's under its old name."""
+
+    def killed(path: str) -> None:
+        os.unlink(f"{path}/staging.lock")
+        raise KeyboardInterrupt
+
+    target, _ = driver.stage(IDENTITY)
+    if how == "left over":
+        staging._made.pop(os.path.dirname(target)).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "remove_tree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            if how == "not wanted":
+                driver.drop_staged(target)
+            else:
+                leftovers.clear_staging(driver._layout)
+    assert [found.keep for found in driver.leftovers()] == [False]
+    assert leftovers.clear_staging(driver._layout)
+    assert os.listdir(staged) == []
 
 
 def test_while_the_unpacker_writes_the_lock_is_not_free(driver: Overlay) -> None:

@@ -85,6 +85,21 @@ def needs(layout: Layout, id: str) -> list[str]:
     return found
 
 
+def remove_staging(directory: str) -> None:
+    """Delete a directory in which content was made ready; its lock is held.
+
+    First of all it gets a name that tells that it is rubbish: if we die when the lock file is gone and the rest is
+    not, it would be anybody's under the old one.
+    """
+    above, name = os.path.split(directory)
+    rubbish = directory if name.startswith(files.TEMPORARY) else f"{above}/{files.TEMPORARY}{name}"
+    try:
+        os.rename(directory, rubbish)
+    except FileNotFoundError:
+        return  # peers as old as 1.43 ask for no lock
+    files.remove_tree(rubbish)
+
+
 def clear_staging(layout: Layout) -> bool:
     """Delete the directories of partial pulls that ended; False if others, or what is not known, are still there."""
     all_gone = True
@@ -95,7 +110,7 @@ def clear_staging(layout: Layout) -> bool:
                 all_gone = False
                 continue
             try:
-                files.remove_tree(found.path)
+                remove_staging(found.path)
             finally:
                 lock.close()
     return all_gone

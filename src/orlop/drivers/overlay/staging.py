@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 
-from orlop.drivers.overlay import content
+from orlop.drivers.overlay import content, leftovers
 from orlop.drivers.overlay.layout import STAGING, STAGING_LOCK, TEMP_ROOT
 from orlop.errors import Conflict, NotSupported, UnsafePath
 from orlop.system import files, libc
@@ -118,7 +118,7 @@ def drop(layout: Layout, target: str) -> None:
         if lock is None:
             raise Conflict(f"{directory} is in use by another process", path=directory)
     try:
-        files.remove_tree(directory)
+        leftovers.remove_staging(directory)
     finally:
         lock.close()
 
