@@ -5,6 +5,9 @@ So the first bytes of a pipe are waited for without the lock, which the writer h
 not free the blob is read on, and kept aside. A file of a disk waits for nobody, and is left alone.
 
 Rule: no lock is held, and none is waited for, while a blob is read ahead.
+
+LIMIT: the store is opened before, which takes `storage.lock`. A third program that holds that one while it waits for
+the layers (a mount, any first look of the Go program) stops a pipeline whose reader was not open yet when it came.
 """
 
 from __future__ import annotations
