@@ -30,7 +30,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from orlop.records.blocks import View
     from orlop.store.engine import Engine
+    from orlop.store.tables import Tables
 
     Progress = Callable[[object], object]
     Subjects = set[tuple[str, str, bool]]
@@ -130,8 +132,18 @@ def _treat(
                                 done.append(step)  # what came before has taken it along
                             else:
                                 failed.append((step, str(error)))
-    # What is no longer called for was put right when the tables were opened, or by what came before.
-    done += waiting.values()
+            # What is no longer called for was put right when the tables were opened, or by what came before.
+            for step in waiting.values():
+                if step.action == "remove" and _is_recorded(tables, step):
+                    failed.append((step, "what was wrong is not so any more; check once more"))
+                else:
+                    done.append(step)
+
+
+def _is_recorded(tables: Tables, step: Step) -> bool:
+    views: dict[str, list[View]] = {"layer": [tables.layers], "container": [tables.containers]}
+    views["image"] = [*tables.own_images()]
+    return any(view.rows.by_id(step.id) is not None for view in views.get(step.kind, ()))
 
 
 def _name(step: Step) -> tuple[str, ...]:
