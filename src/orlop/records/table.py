@@ -347,7 +347,7 @@ class Table:
     def _advise(self, error: BaseException, homes: list[int]) -> None:
         """Tell whoever reads the error what is wanting on a full disk before anything can be deleted from it.
 
-        LIMIT: with less room than the records take nothing can be deleted.
+        LIMIT: where no room is kept (`system/room`), and less is left than the records take, nothing can be deleted.
         A table that is not written beside the old one is gone after a crash in the middle, and a layer that loses its
         files before its record says so is damaged after one. So a deletion cannot begin with no room at all.
         """

@@ -154,7 +154,7 @@ class Containers(Directories[Container]):
         """
         engine = self._engine
         with (
-            emptied(engine) as rubbish,
+            emptied(engine, freeing=True) as rubbish,
             engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
         ):
             row = tables.containers.find(ref)

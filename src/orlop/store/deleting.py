@@ -42,7 +42,7 @@ def delete(engine: Engine, ref: str) -> None:
         NotALayer: a container whose layer has no record.
     """
     with (
-        emptied(engine) as rubbish,
+        emptied(engine, freeing=True) as rubbish,
         engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
     ):
         container, found, row = _meant(tables, ref)
@@ -60,7 +60,7 @@ def delete(engine: Engine, ref: str) -> None:
 def wipe(engine: Engine) -> None:
     """Delete all containers, images and layers, newest first, then what else the driver holds."""
     with (
-        emptied(engine) as rubbish,
+        emptied(engine, freeing=True) as rubbish,
         engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
     ):
         _wipe(engine, tables, rubbish)
@@ -144,7 +144,7 @@ def carry_out(engine: Engine, plan: Plan, progress: Callable[[object], object] |
         PlanOutdated: a fact that it rests on has changed; nothing was done.
     """
     with (
-        emptied(engine) as rubbish,
+        emptied(engine, freeing=True) as rubbish,
         engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
     ):
         if plan.verb == "wipe":

@@ -67,7 +67,10 @@ def _carry_out(engine: Engine, plan: Plan, progress: Progress | None, *, exactly
     failed: list[tuple[Step, str]] = []
     taken = False
     try:
-        with emptied(engine) as rubbish, engine.graph_lock.writing(timeout=engine.options.lock_timeout):
+        with (
+            emptied(engine, freeing=True) as rubbish,
+            engine.graph_lock.writing(timeout=engine.options.lock_timeout),
+        ):
             engine.driver_held()
             with engine.open(layers=WRITE, images=WRITE, containers=WRITE, graph_held=True) as tables:
                 search = Search(engine, tables)

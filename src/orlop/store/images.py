@@ -194,7 +194,7 @@ class Images(Directories[Image]):
 
         engine = self._engine
         with (
-            emptied(engine) as rubbish,
+            emptied(engine, freeing=True) as rubbish,
             engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
         ):
             found = own_images(tables, ref)

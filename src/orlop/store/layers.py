@@ -212,7 +212,7 @@ class Layers(Collection[Layer]):
 
         engine = self._engine
         with (
-            emptied(engine) as rubbish,
+            emptied(engine, freeing=True) as rubbish,
             engine.open(layers=WRITE, images=WRITE, containers=WRITE, additional=False) as tables,
         ):
             row = tables.layers.find(ref)

@@ -177,6 +177,9 @@ def unknown_layer(ref: str) -> LayerUnknown:
     return LayerUnknown(f"no layer has the id, name or unique prefix {ref!r}", ref=ref)
 
 
+_SLACK = 300_000  # xfs wants room for the worst case before it makes a file
+
+
 class emptied:
     """A block that deletes what was set aside inside it, after everything inside was left (`design` section 6).
 
@@ -185,13 +188,24 @@ class emptied:
 
     Entered first, it is left last: no lock is held while files are deleted. A directory for set-aside things inside
     a driver's home is removed under the layer lock, because older peers would take it for a layer.
+
+    Some room is kept behind the end of the layers' lock file, and given up on a full disk for what is `freeing`:
+    records are written anew before anything can go (promise P5).
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, freeing: bool = False) -> None:
         self._engine = engine
+        self._freeing = freeing
+        self._given = 0
 
     def __enter__(self) -> Trash:
         self._rubbish = self._engine.layers.new_trash()
+        if self._freeing:
+            from orlop.system import room
+
+            place = self._engine.layers.locks[0].path
+            if os.path.exists(place) and room.free(place) < self._room():
+                self._given = room.give_back(place)
         return self._rubbish
 
     def __exit__(
@@ -211,3 +225,20 @@ class emptied:
                         os.rmdir(root)
                     except OSError:
                         pass  # in use by another removal, which will remove it
+        if error is None:
+            from orlop.system import room
+
+            room.keep(self._engine.layers.locks[0].path, self._room(), again=self._given)
+
+    def _room(self) -> int:
+        """What a deletion may take before it frees anything: all records anew, some directories, and slack.
+
+        In powers of two, so that it does not change with every record.
+        """
+        size = _SLACK
+        for kind in ("layers", "images", "containers"):
+            try:
+                size += os.stat(os.path.join(self._engine.place(kind), f"{kind}.json")).st_size
+            except OSError:
+                pass  # there is none yet
+        return 1 << size.bit_length()

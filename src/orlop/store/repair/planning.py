@@ -111,7 +111,10 @@ def _treat(
     waiting = {_name(step): step for step in plan.steps if step not in done}
     if not waiting:
         return
-    with emptied(engine) as rubbish, engine.graph_lock.writing(timeout=engine.options.lock_timeout):
+    with (
+        emptied(engine, freeing=True) as rubbish,
+        engine.graph_lock.writing(timeout=engine.options.lock_timeout),
+    ):
         engine.driver_held()
         with engine.open(layers=WRITE, images=WRITE, containers=WRITE, graph_held=True) as tables:
             with Look(engine, held=True) as look:
