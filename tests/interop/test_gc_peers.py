@@ -142,7 +142,10 @@ def test_a_store_that_podman_made_loses_its_orphans_and_nothing_else(
         lost = "e" * 64
         orphans = [
             (home / str(top), home / lost),
-            (graph / f"{driver}-layers/{top}.tar-split.gz", graph / f"{driver}-layers/{'d' * 64}.tar-split.gz"),
+            (
+                graph / f"{driver}-layers/{top}.tar-split.gz",
+                graph / f"{driver}-layers/{'d' * 64}.tar-split.gz",
+            ),
             (graph / f"{driver}-images/{image}", graph / f"{driver}-images/{lost}"),
             (graph / f"{driver}-containers/{box['Id']}", graph / f"{driver}-containers/{lost}"),
             (base / f"run/{driver}-containers/{box['Id']}", base / f"run/{driver}-containers/{lost}"),

@@ -101,7 +101,9 @@ def test_conditions_are_worded_as_the_peers_word_them(error: Exception, wanted: 
 def test_a_key_that_the_peers_try_to_write_is_refused_with_the_reason() -> None:
     """They know of the empty key only; of any other the text that clients look for comes last."""
     error = errors.InvalidKey('big-data key "..": it would not be one entry of a directory', key="..")
-    wanted = 'big-data key "..": it would not be one entry of a directory: not a valid name for a big data item'
+    wanted = (
+        'big-data key "..": it would not be one entry of a directory: not a valid name for a big data item'
+    )
     assert text.describe(error) == wanted
 
 

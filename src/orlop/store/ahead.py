@@ -84,7 +84,9 @@ class _Ahead:
         """Read what there is, at least a byte, and keep it; False at the end."""
         from orlop.stream.measure import BLOCK_SIZE, read_block
 
-        return self._keep(read_block(self._source, BLOCK_SIZE))
+        # A buffered file's `read` waits until it has all that was asked for.
+        read_some = getattr(self._source, "read1", None)
+        return self._keep(read_some(BLOCK_SIZE) if read_some else read_block(self._source, BLOCK_SIZE))
 
     def read_on(self) -> bool:
         """Read a block, and keep it; False at the end."""
