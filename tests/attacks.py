@@ -101,9 +101,10 @@ class Outcome:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path) -> Iterator[Path]:
     peers.need_root()
-    return tmp_path
+    yield tmp_path
+    peers.unmount_below(tmp_path)
 
 
 @pytest.fixture(params=WAYS)
