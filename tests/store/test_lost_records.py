@@ -15,6 +15,7 @@ import peers
 from damaged import Site
 from damages import Damage
 from orlop.errors import BadRecords
+from tarballs import tar
 
 DRIVERS = pytest.mark.parametrize("driver", ["vfs", "overlay"])
 KINDS = ("layer", "image", "container")
@@ -232,6 +233,27 @@ def test_layers_that_were_filled_are_no_garbage_beside_a_table_without_any(site:
         store.apply(store.plan_repair(store.check()))
         assert {layer.id for layer in store.layers} == layers.keys()
         assert store.layers[store_site.child].parent == store_site.base
+
+
+@DRIVERS
+def test_a_layer_that_nothing_needs_beside_records_of_others_is_a_leftover(site: Make, driver: str) -> None:
+    """There are stores with thousands of such, and tens of gigabytes, of which no other check knows."""
+    damaged_site = site(driver)
+    with damaged_site.open() as store:
+        stray = store.layers.put(tar(("large", b"x" * 100_000))).id
+    damaged_site.edit(
+        "layer", lambda records: records.pop(next(i for i, r in enumerate(records) if r["id"] == stray))
+    )
+    with damaged_site.open() as store:
+        told = {
+            finding.id: finding.grade for finding in store.check().findings if finding.code == "unaccounted"
+        }
+        assert told == {stray: "leftover"}
+        outcome = store.gc()
+        assert stray in [step.id for step in outcome.done]
+        assert outcome.freed_bytes >= 100_000
+        assert store.check().is_clean
+        assert len(store.layers) == 4
 
 
 @DRIVERS

@@ -3,13 +3,14 @@
 The one place where this is decided. A check reports these, a repair records them again, and a collection of garbage
 leaves them alone, so none of the three can take for garbage what another one wants to save.
 
-    a layer         a record names it (a layer, image or container), a recorded layer lies on it, or it was filled: it
-                    has a tar-split file
+    a layer         a record names it (a layer, image or container), or a recorded layer lies on it; or it was filled
+                    once, as its tar-split file says, and no layer has a record
     an image        a container names it
     any of them     there is a damaged record without an id, which may be that of any, or may name any
 
 Once one record of a kind was lost nobody knows which others were: then all that lies there without one is taken for
-lost. LIMIT: what nothing points to, beside a table that says plainly that there is nothing (`[]`), is garbage.
+lost. LIMIT: what nothing points to, beside a table with other records, is garbage; of images and containers also
+beside one that says plainly that there is nothing (`[]`).
 """
 
 from __future__ import annotations
@@ -116,9 +117,11 @@ class Lost:
             if id and not self._has_record("layer", id) and self.is_there(id):
                 yield id, f"{who} needs it"
         yield from self._layers_below()
-        for id in self._orphans():
-            if not self._has_record("layer", id) and os.path.lexists(self._layers.tar_split_path(id)):
-                yield id, "it was filled once"
+        # Beside other records one that nobody names is what a program left behind: there are stores with thousands.
+        if not any(True for _ in self._documents["layer"]):
+            for id in self._orphans():
+                if not self._has_record("layer", id) and os.path.lexists(self._layers.tar_split_path(id)):
+                    yield id, "it was filled once, and no layer has a record"
 
     def _layers_below(self) -> Iterator[Found]:
         if not isinstance(self._driver, DependsOnLayers):
