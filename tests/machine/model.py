@@ -231,7 +231,25 @@ class Model(Making):
         return going
 
     def _own_image(self, ref: str) -> str | None:
-        return next((found for t in self.own_images() if (found := t.find(ref)) is not None), None)
+        """Exactly that, in either root, goes before what begins with it."""
+        own = self.own_images()
+        finds = (*(table.find_exactly for table in own), *(table.find for table in own))
+        return next((found for find in finds if (found := find(ref)) is not None), None)
+
+    def _meant(self, ref: str) -> tuple[str, str]:
+        """The kind and the id of what is deleted: exactly that, of whatever kind, before what begins with it."""
+        finds = (
+            ("containers", self.containers.find_exactly),
+            *(("images", table.find_exactly) for table in self.own_images()),
+            ("layers", self.layers.find_exactly),
+            ("containers", self.containers.find),
+            ("images", self._own_image),
+            ("layers", self.layers.find),
+        )
+        found = next(((kind, id) for kind, find in finds if (id := find(ref)) is not None), None)
+        if found is None:
+            raise Refused("LayerUnknown")
+        return found
 
     def _layers_to_go(self, image: str, leaving: "Leaving") -> list[str]:
         going: list[str] = []
@@ -267,15 +285,17 @@ class Model(Making):
         leaving = Leaving()
         wrong = set()
         for ref in refs:
-            box, image, layer = self.containers.find(ref), self._own_image(ref), self.layers.find(ref)
-            if box is not None:
-                leaving.containers.add(box)
-            elif image is not None:
-                leaving.images.add(image)
-            elif layer is not None:
-                leaving.layers.append(layer)
+            try:
+                kind, id = self._meant(ref)
+            except Refused as refused:
+                wrong |= refused.names
+                continue
+            if kind == "containers":
+                leaving.containers.add(id)
+            elif kind == "images":
+                leaving.images.add(id)
             else:
-                wrong.add("LayerUnknown")
+                leaving.layers.append(id)
         asked = list(leaving.layers)
         for box in leaving.containers:
             if self.containers[box]["layer"] in self.layers:
@@ -315,20 +335,15 @@ class Model(Making):
         return []
 
     def _delete_anything(self, ref: str) -> None:
-        box = self.containers.find(ref)
-        if box is not None:
-            if self.containers[box]["layer"] not in self.layers:
+        kind, id = self._meant(ref)
+        if kind == "containers":
+            if self.containers[id]["layer"] not in self.layers:
                 raise Refused("NotALayer")
-            self._drop_container(box)
-            return
-        image = self._own_image(ref)
-        if image is not None:
-            self._drop(Leaving(images={image}))
-            return
-        layer = self.layers.find(ref)
-        if layer is None:
-            raise Refused("LayerUnknown")
-        self._drop_layer(layer)
+            self._drop_container(id)
+        elif kind == "images":
+            self._drop(Leaving(images={id}))
+        else:
+            self._drop_layer(id)
 
     def _drop_layer(self, id: str) -> None:
         self.layers.drop(id)

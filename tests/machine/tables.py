@@ -48,6 +48,13 @@ class Table:
 
     def find(self, ref: str) -> str | None:
         """By id, name, layer of a container, unique prefix; in this order."""
+        exact = self.find_exactly(ref)
+        if exact is not None:
+            return exact
+        near = [id for id in self.documents if ref and id.startswith(ref)]
+        return near[0] if len(near) == 1 else None
+
+    def find_exactly(self, ref: str) -> str | None:
         if ref in self.documents:
             return ref
         named = self.owner(ref)
@@ -57,8 +64,7 @@ class Table:
             held = [id for id, d in self.documents.items() if d["layer"] == ref]
             if held:
                 return held[-1]
-        near = [id for id in self.documents if ref and id.startswith(ref)]
-        return near[0] if len(near) == 1 else None
+        return None
 
     def put(self, document: Document, home: int = 0) -> None:
         id = document["id"]
