@@ -50,20 +50,28 @@ def _mounting(story: Story, line: str, out: str) -> None:
         story.ours(line, out=out)
 
 
+def _comparing(story: Story, line: str, out: str) -> None:
+    """A step that compares two layers. With a mount program 1.43 mounts them for that, so we alone say `out`."""
+    if story.way.options:
+        story.ours(line, out=out)
+    else:
+        story(line)
+
+
 def test_a_stack_of_301_layers_is_used_from_end_to_end(story: Story) -> None:
     _stack(story)
     story("""
         store layers | wc -l
         store layers --tree | tail -n 3
         store layer --json l301 l300 l1
-        changes l301
-        changes l300
-        changes l150
         store diff -u l150 | sha256sum
-        store diff -u l301 | tar -t
-        store diffsize l300
         ! sorted store delete-layer l1 l150 l300
     """)
+    _comparing(story, "changes l301; store diff -u l301 | tar -t", "")
+    for number in (300, 150):
+        changed = f'Add "/own/{number}"\nDelete "/own/{number - STEP}"\nModify "/own"\n'
+        _comparing(story, f"changes l{number}", changed)
+    story("store diffsize l300")
     if story.way.driver == "overlay":
         story("inside l120")
         story.differs(
@@ -74,8 +82,8 @@ def test_a_stack_of_301_layers_is_used_from_end_to_end(story: Story) -> None:
     story("""
         store create-image -i app -n deep l301
         store create-container -i box deep
-        changes $(layer_of box)
     """)
+    _comparing(story, "changes $(layer_of box)", "")
     _mounting(
         story,
         "m=$(store mount box); ls $m/own; cat $m/shared; stat -c %y $m/shared",
