@@ -21,7 +21,7 @@ import invariants
 import loopfs
 import orlop
 import peers
-from orlop.errors import StorageError
+from orlop.errors import ImageUsedByContainer, StorageError
 from orlop.system import room
 
 PAGE = 4096
@@ -84,8 +84,12 @@ def test_an_image_and_a_container_are_deleted_from_a_full_disk(place: Path, kind
         layer = store.layers.put(blob("a", size=30_000))
         image = store.images.create(layer=layer.id, data={"manifest": b"{}"})
         box = store.containers.create(image=image.id)
+        fill(disk / "filler", 0)
+        for _ in range(2):  # what is refused takes no room with it
+            with pytest.raises(ImageUsedByContainer):
+                store.images.delete(image.id)
         for delete in (lambda: store.containers.delete(box.id), lambda: store.images.delete(image.id)):
-            fill(disk / "filler", 0)
+            fill(disk / "filler", 0)  # to the brim again
             delete()
             (disk / "filler").unlink()
         assert len(store.layers) == 0

@@ -225,7 +225,7 @@ class emptied:
                         os.rmdir(root)
                     except OSError:
                         pass  # in use by another removal, which will remove it
-        if error is None:
+        if error is None or self._given:
             from orlop.system import room
 
             room.keep(self._engine.layers.locks[0].path, self._room(), again=self._given)
