@@ -253,9 +253,9 @@ class PieceStream:
 
     def __del__(self) -> None:
         if not self._closed:
-            from warnings import warn
+            try:  # the warning may be an error, and nothing can be imported while the interpreter ends
+                from warnings import warn
 
-            try:  # the warning may be an error
                 warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             finally:
                 self.close()
